@@ -1,0 +1,63 @@
+"""eqprop: learning in systems that settle to a fixed point.
+
+The flow: system → relaxation → estimator → optimizer → loop → report.
+"""
+
+from .costs import (
+    AbstractCost as AbstractCost,
+    CrossEntropy as CrossEntropy,
+    SquaredError as SquaredError,
+)
+from .estimators import (
+    AbstractEstimator as AbstractEstimator,
+    EquilibriumPropagation as EquilibriumPropagation,
+    Gradient as Gradient,
+)
+from .relaxations import (
+    AbstractRelaxation as AbstractRelaxation,
+    Dynamics as Dynamics,
+    Equilibrium as Equilibrium,
+    Euler as Euler,
+    relax as relax,
+    Status as Status,
+    Sweep as Sweep,
+)
+from .recipes import recipe as recipe, RECIPES as RECIPES
+from .runs import (
+    evaluate as evaluate,
+    load as load,
+    predict as predict,
+    resume as resume,
+    Run as Run,
+    train as train,
+    TrainingInterrupted as TrainingInterrupted,
+)
+from .systems import (
+    AbstractEnergy as AbstractEnergy,
+    AbstractMap as AbstractMap,
+    AbstractPrimitive as AbstractPrimitive,
+    AbstractSystem as AbstractSystem,
+    AbstractVectorField as AbstractVectorField,
+    Activation as Activation,
+    Block as Block,
+    fan_in_uniform as fan_in_uniform,
+    gain_uniform as gain_uniform,
+    glorot_uniform as glorot_uniform,
+    hard_sigmoid as hard_sigmoid,
+    HopfieldEnergy as HopfieldEnergy,
+    identity as identity,
+    MaskedHopfieldEnergy as MaskedHopfieldEnergy,
+    shifted_sigmoid as shifted_sigmoid,
+    tanh as tanh,
+)
+from .training import (
+    Config as Config,
+    Fit as Fit,
+    fit as fit,
+    Hopfield as Hopfield,
+    Observer as Observer,
+    Optimizer as Optimizer,
+    TrainingDiverged as TrainingDiverged,
+)
+
+__version__ = "0.1.0"

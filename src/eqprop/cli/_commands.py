@@ -1,0 +1,148 @@
+"""`eqprop eval`, `predict`, `recipes` and `info`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from .. import data, recipes as _recipes, runs
+from ._console import (
+    cache_folder,
+    parse,
+    percent,
+    print_json,
+    table,
+    use_compilation_cache,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """Measure a run's error on its test set, or on a file."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+    data: Path | None = None
+    """FILE.npz with arrays x and y (default: the run's own test set)"""
+    json: bool = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Write a run's predictions for the inputs x of a file."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+    data: tyro.conf.Positional[Path]
+    """FILE.npz with an array x"""
+    out: Path | None = None
+    """FILE.npz to write (default: the input's name with -predictions)"""
+    json: bool = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListOptions:
+    """Print a list."""
+
+    json: bool = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+def evaluate(argv: list[str]) -> int:
+    """`eqprop eval RUN`."""
+    options = parse(EvalOptions, "eval", argv)
+    use_compilation_cache()
+    run = runs.load(options.run)
+    if options.data is None:
+        found = runs.evaluate(run)
+    else:
+        x, y = data.read_inputs(options.data, flatten=run.config.flatten)
+        if y is None:
+            raise ValueError(f"{options.data} holds no array y to compare with")
+        found = runs.evaluate(run, x, y)
+    if options.json:
+        print_json({"run": str(run.path), **found})
+        return 0
+    row = (
+        str(options.data or found["split"]),
+        str(found["examples"]),
+        percent(found["error"]),
+        f"{found['loss']:.4g}",
+        f"{found['steps']:.1f}",
+        percent(found["settled"]),
+    )
+    table("", ("data", "examples", "error", "loss", "steps", "settled"), [row])
+    return 0
+
+
+def predict(argv: list[str]) -> int:
+    """`eqprop predict RUN data.npz`."""
+    options = parse(PredictOptions, "predict", argv)
+    use_compilation_cache()
+    run = runs.load(options.run)
+    x, y = data.read_inputs(options.data, flatten=run.config.flatten)
+    outputs = runs.predict(run, x)
+    out = options.out or options.data.with_name(f"{options.data.stem}-predictions.npz")
+    arrays: dict[str, Any] = {"prediction": outputs}
+    classes = run.problem.dataset is not None and run.problem.dataset.classes
+    if classes:
+        arrays["label"] = outputs.argmax(-1)
+    try:
+        np.savez(out, **arrays)
+    except OSError as error:
+        raise OSError(f"cannot write {out}: {error.strerror}; use --out") from error
+    error = None
+    if classes and y is not None and y.ndim == 1:
+        error = float(np.mean(arrays["label"] != y))
+    if options.json:
+        shape = list(outputs.shape)
+        print_json({"out": str(out), "shape": shape, "arrays": [*arrays], "error": error})
+        return 0
+    held = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+    print(f"wrote {out}: {held}")
+    if error is not None:
+        print(f"error against the file's y: {percent(error)}")
+    return 0
+
+
+def recipes(argv: list[str]) -> int:
+    """`eqprop recipes`."""
+    options = parse(ListOptions, "recipes", argv)
+    fields = ("name", "summary", "paper", "expected")
+    rows = [[getattr(r, f) for f in fields] for r in _recipes.RECIPES.values()]
+    if options.json:
+        print_json(
+            {"recipes": [dict(zip(fields, row, strict=True)) for row in rows]}
+        )
+    else:
+        table("", ("recipe", "what", "paper", "expected"), rows)
+    return 0
+
+
+def info(argv: list[str]) -> int:
+    """`eqprop info`."""
+    options = parse(ListOptions, "info", argv)
+    found = runs.environment()
+    del found["command"], found["time"]
+    found["data"] = {"digits": "embedded in scikit-learn"}
+    for name in ("mnist", "fashion-mnist"):
+        folder = data.find(name)
+        found["data"][name] = None if folder is None else str(folder)
+    found["compilation_cache"] = str(cache_folder())
+    if options.json:
+        print_json(found)
+        return 0
+    rows = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            missing = "not found: downloaded on first use" if name == "data" else "–"
+            rows += [(f"{name}: {k}", str(v or missing)) for k, v in value.items()]
+        else:
+            listed = ", ".join(value) if isinstance(value, list) else str(value)
+            rows.append((name.replace("_", " "), listed))
+    table("", ("what", "found"), rows)
+    return 0

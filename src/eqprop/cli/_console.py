@@ -1,0 +1,82 @@
+"""What the commands share: parsing, messages, tables, the compilation cache."""
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None) -> T:
+    """Parse options into a dataclass; tyro prints help and errors itself."""
+    return tyro.cli(
+        kind,
+        prog=f"eqprop {command}",
+        args=list(argv),
+        default=default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
+
+
+def fail(message: str, status: int, word: str = "error") -> int:
+    """Print a message to standard error and return the exit status."""
+    print(f"{word}: {message}", file=sys.stderr)
+    return status
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The nearest known word, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """One JSON object on standard output, NaN as null."""
+    text = json.dumps(record, default=str)
+    print(json.dumps(json.loads(text, parse_constant=lambda _: None)))
+
+
+def percent(fraction: float | None) -> str:
+    """`2.31 %`, or a dash where nothing was measured."""
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table to standard output, all of it also where that is no terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(made, markup=False)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept between runs."""
+    import pooch
+
+    return Path(str(pooch.os_cache("eqprop"))) / "xla"
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs, small ones too, unless the user has set a place."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

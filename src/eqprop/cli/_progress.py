@@ -1,0 +1,65 @@
+"""The live progress bar of a training run; silent where nobody is watching."""
+
+from typing import Any
+
+from ..training import Observer
+from ._console import percent
+
+
+class Progress(Observer):
+    """A bar over all epochs on standard error, if that is a terminal."""
+
+    def __enter__(self) -> "Progress":
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("compiling", total=None, text="")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def on_start(self, trainer, state, epochs):
+        self._trainer, self._epochs = trainer, epochs
+        self._bar.update(self._task, total=epochs * trainer.steps)
+
+    def on_chunk(self, state, record: dict[str, Any]):
+        done = (record["epoch"] - 1) * self._trainer.steps + record["step"]
+        examples = min(record["step"] * self._trainer.batch_size, self._trainer.examples)
+        rate = examples / record["seconds"]
+        self._bar.update(
+            self._task,
+            completed=done,
+            description=f"epoch {record['epoch']}/{self._epochs}",
+            text=f"{rate:,.0f} ex/s  loss {record['loss']:.4f}  "
+            f"train error {percent(record['train_error'])}  "
+            f"{record['steps']:.1f} steps  "
+            f"{100 * record['settled']:.0f} % settled",
+        )
+
+    def on_epoch(self, state, record):
+        shown = {
+            "train": record["train_error"],
+            "val": record["val_error"],
+            "test": record["test_error"],
+        }
+        errors = "  ".join(
+            f"{name} {percent(e)}" for name, e in shown.items() if e is not None
+        )
+        self._bar.console.print(
+            f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {errors}  "
+            f"{record['seconds']:.1f} s",
+            highlight=False,
+        ) if not self._bar.disable else None

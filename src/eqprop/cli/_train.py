@@ -1,0 +1,112 @@
+"""`eqprop train`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .. import recipes, runs
+from ..training import Config, UserModel
+from ._console import parse, percent, print_json, table, use_compilation_cache
+from ._progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train a recipe, your data (--data FILE.npz) or your model (--system)."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """directory of the run (default: runs/RECIPE-TIME)"""
+    system: str | None = None
+    """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
+    resume: Path | None = None
+    """go on with the run in this directory; takes no options but --epochs, --json"""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeOptions:
+    """Go on with a run from its newest checkpoint."""
+
+    resume: Path
+    """directory of the run"""
+    epochs: int | None = None
+    """epochs in all (default: those of the run)"""
+    json: bool = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+def main(argv: list[str]) -> int:
+    """Parse, train, and print where the result is."""
+    use_compilation_cache()
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        options = parse(ResumeOptions, "train", argv)
+        with Progress() as progress:
+            run = runs.resume(
+                options.resume, epochs=options.epochs, observer=progress
+            )
+        return _finish(run, options.json)
+    name, rest = _recipe_name(argv)
+    config = recipes.recipe(name).config
+    model = _option(rest, "--system")
+    if model is not None:
+        config = dataclasses.replace(config, model=UserModel(model))
+        if "--data" not in rest:
+            config = dataclasses.replace(config, data=None)
+    options = parse(
+        TrainOptions, f"train {name}", rest, TrainOptions(config, system=model)
+    )
+    if options.config.data is None and options.system is None:
+        raise ValueError(
+            f"recipe {name} has no model and no data of its own; give "
+            "--system FILE.py:NAME or --data FILE.npz"
+        )
+    if options.system is not None:
+        name = options.system.rpartition(":")[2]
+    path = options.run or runs.default_path(name)
+    with Progress() as progress:
+        run = runs.train(options.config, run=path, observer=progress)
+    return _finish(run, options.json)
+
+
+def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
+    if argv and not argv[0].startswith("-"):
+        return argv[0], argv[1:]
+    return ("custom" if _option(argv, "--system") is not None else "digits"), argv
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    """The value of `--name VALUE` or `--name=VALUE`, before the real parse."""
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word == name:
+            return following
+        if word.startswith(name + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def _finish(run: runs.Run, json: bool) -> int:
+    last = run.history[-1]
+    if json:
+        print_json({"run": str(run.path), **last})
+        return 0
+    rows = [
+        ("train", percent(last["train_error"]), f"{last['loss']:.4g}"),
+        ("validation", percent(last["val_error"]), _number(last["val_loss"])),
+        ("test", percent(last["test_error"]), _number(last["test_loss"])),
+    ]
+    table("", ("examples", "error", "loss"), rows)
+    print(
+        f"{last['epoch']} epochs in {last['training_seconds']:.1f} s of training; "
+        f"{100 * last['settled']:.1f} % of the examples settled, after "
+        f"{last['steps']:.1f} steps on average"
+    )
+    print(f"run: {run.path}  (curves.png, metrics.jsonl, checkpoints)")
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

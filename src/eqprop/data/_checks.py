@@ -1,0 +1,168 @@
+"""What is accepted as inputs x and as labels or targets y.
+
+Between the readers and the splits: raw arrays come in, float32 inputs and int32 labels
+or float32 targets go out, or a ValueError says which value is wrong, what is allowed
+and what to do. One rule for every source: files, published sets, arrays from Python.
+
+uint8 inputs are pixels, divided by 255; any other number is taken as it is. Whole
+numbers of shape [N] are class labels; floats of shape [N, d] are always targets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MAX_LABEL = 10_000
+
+
+def numbers(values: object, what: str) -> np.ndarray:
+    """An array of real numbers or booleans, or a ValueError that names the dtype."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{what} is no rectangular array ({error}): pad its rows to one length"
+        ) from error
+    if array.dtype.kind in "biuf":
+        return array
+    hint = {
+        "c": f"pass real numbers: {what}.real, or real and imaginary part as features",
+        "U": f"turn names into labels: np.unique({what}, return_inverse=True)[1]",
+        "O": "Python objects, ragged rows and sparse matrices must be made dense",
+    }
+    hint["S"] = hint["U"]
+    raise ValueError(
+        f"{what} has dtype {array.dtype}: expected integers, booleans or floats; "
+        + hint.get(array.dtype.kind, f"convert it: {what}.astype(np.float32)")
+    )
+
+
+def as_inputs(values: object, what: str = "x") -> np.ndarray:
+    """Inputs as float32 [N, ...], uint8 divided by 255.
+
+    Args:
+        values: numbers [N, ...] with at least one feature.
+        what: the array's name in messages.
+
+    Returns:
+        a new float32 array of the same shape.
+
+    Raises:
+        ValueError: no numbers, no example or feature, NaN or infinite values.
+    """
+    raw = numbers(values, what)
+    if raw.ndim < 2:
+        raise ValueError(
+            f"{what} has shape {raw.shape}: expected [N, features] or [N, h, w]; for "
+            f"one feature an example pass {what}[:, None]"
+        )
+    if raw.size == 0:
+        raise ValueError(
+            f"{what} has shape {raw.shape}: it is empty, expected at least one example "
+            "and one feature"
+        )
+    x = _float32(raw, what)
+    if raw.dtype == np.uint8:
+        x /= 255
+    return x
+
+
+def as_labels_or_targets(
+    values: object, what: str = "y", kind: str | None = None
+) -> np.ndarray:
+    """Class labels as int32 [N], or targets as float32 [N, d].
+
+    Args:
+        values: labels: integers, booleans or whole floats [N], or integers [N, 1];
+            targets: floats [N, d], or floats [N] that are not all whole.
+        what: the array's name in messages.
+        kind: "labels" or "targets" where another array has decided already.
+
+    Returns:
+        a new array, int32 or float32.
+
+    Raises:
+        ValueError: neither labels nor targets, or not of the kind asked for.
+    """
+    raw = numbers(values, what)
+    if raw.ndim not in (1, 2) or raw.size == 0:
+        raise ValueError(
+            f"{what} has shape {raw.shape}: expected labels [N] or targets [N, d], at "
+            "least one example"
+        )
+    targets = _float32(raw, what).reshape(len(raw), -1)
+    if kind == "targets":
+        return targets
+    floats = raw.dtype.kind == "f"
+    if not floats and raw.ndim == 2 and raw.shape[1] > 1:
+        raise ValueError(
+            f"{what} has dtype {raw.dtype} and shape {raw.shape}: expected integer "
+            f"labels [N]; one-hot rows: pass {what}.argmax(1), targets: pass "
+            f"{what}.astype(np.float32)"
+        )
+    if not floats or (raw.ndim == 1 and np.all(raw == np.floor(raw))):
+        return _labels(raw.reshape(-1), what)
+    if kind == "labels":
+        raise ValueError(
+            f"{what} has dtype {raw.dtype} and shape {raw.shape}, but y holds class "
+            "labels: expected whole numbers [N]"
+        )
+    return targets
+
+
+def as_like(values: object, y: np.ndarray, what: str = "y_test") -> np.ndarray:
+    """Labels or targets of the same kind as y, and within its classes or columns."""
+    if y.dtype == np.int32:
+        other = as_labels_or_targets(values, what, "labels")
+        top = int(y.max())
+        if other.max() > top:
+            i = int(np.argmax(other > top))
+            raise ValueError(
+                f"{what}[{i}] = {other[i]}: the labels of y are 0 to {top}, a test "
+                "label must be one of them"
+            )
+        return other
+    other = as_labels_or_targets(values, what, "targets")
+    if other.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{what} has {other.shape[1]} target values an example, y has {y.shape[1]}"
+        )
+    return other
+
+
+def same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+    """Raise ValueError where two arrays differ in their number of examples."""
+    if len(x) != len(y):
+        raise ValueError(
+            f"{x_name} has {len(x)} examples, {y_name} has {len(y)}: expected one "
+            f"entry of {y_name} for each of {x_name}"
+        )
+
+
+def _labels(raw: np.ndarray, what: str) -> np.ndarray:
+    for wrong, rule in (
+        (raw < 0, "labels count from 0 (np.unique(..., return_inverse=True)[1])"),
+        (raw > MAX_LABEL, f"labels go up to {MAX_LABEL}"),
+    ):
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise ValueError(
+                f"{what}[{i}] = {raw[i]}: {rule}; for targets of a regression pass "
+                f"floats of shape [N, 1]: {what}.astype(np.float32)[:, None]"
+            )
+    return raw.astype(np.int32)
+
+
+def _float32(raw: np.ndarray, what: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is too large for float32 is reported below
+        values = raw.astype(np.float32)
+    if raw.dtype.kind == "f":
+        wrong = ~np.isfinite(values)
+        if count := int(np.count_nonzero(wrong)):
+            first = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"{what} has {count} value{'s' * (count > 1)} that are NaN, infinite "
+                f"or too large for float32, the first at index {first}: remove or "
+                "replace them"
+            )
+    return values

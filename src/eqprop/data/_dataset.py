@@ -1,0 +1,87 @@
+"""What a data set is once it is loaded: up to three splits of checked NumPy arrays.
+
+The end of the data package and the start of training: `load` and `load_arrays` build a
+`Dataset`, recipes and the training loop only read it. Labels stay integers here;
+`Dataset.targets` turns them into the one-hot targets y that a cost compares with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples that are used together: inputs x and labels or targets y.
+
+    Attributes:
+        x: float32 [N, ...], dimensionless; images lie in [0, 1].
+        y: int32 [N] class labels, or float32 [N, d] targets.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert len(self.x) == len(self.y), (self.x.shape, self.y.shape)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: what `load` was called with.
+        train: the training examples, never empty.
+        validation: examples held out of the training part, or None.
+        test: the test set, or None.
+        classes: number of classes C, labels are 0..C-1; None where y are targets.
+        image_shape: (h, w) or (h, w, c) of one x before flattening; None where x is
+            no image.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split | None
+    classes: int | None
+    image_shape: tuple[int, ...] | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example x."""
+        return self.train.x.shape[1:]
+
+    @property
+    def target_size(self) -> int:
+        """Length of one target y: the number of classes, or d of float targets."""
+        return self.train.y.shape[1] if self.classes is None else self.classes
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Targets for a cost: one-hot rows of labels, float targets as they are.
+
+        Args:
+            y: the y of a split, or some of its rows: int [N], or float32 [N, d].
+
+        Returns:
+            float32 [N, target_size].
+
+        Raises:
+            ValueError: a label is outside 0..classes-1.
+        """
+        y = np.asarray(y)
+        if self.classes is None:
+            return y.astype(np.float32, copy=False)
+        if len(y) and not 0 <= y.min() <= y.max() < self.classes:
+            raise ValueError(
+                f"labels run from {y.min()} to {y.max()}: data set {self.name!r} has "
+                f"the labels 0 to {self.classes - 1}"
+            )
+        one_hot = np.zeros((len(y), self.classes), np.float32)
+        one_hot[np.arange(len(y)), y] = 1
+        return one_hot

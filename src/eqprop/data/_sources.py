@@ -1,0 +1,223 @@
+"""The calls of the data package: a name, a path or arrays in, a `Dataset` out.
+
+Every source ends in a `_Raw`, which says where the arrays come from and whether their
+order is drawn from the seed (digits, .npz, arrays) or is the publisher's (MNIST).
+`_build` makes a `Dataset` of it: arrays are checked, the held-out parts are taken,
+images are flattened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks, _splits
+from ._dataset import Dataset, Split
+from ._download import PUBLISHED, TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, published_files
+from ._readers import read_idx, read_npz
+
+NAMES = ("digits", *PUBLISHED)
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    validation: float = 0,
+    test: float = _splits.TEST_FRACTION,
+    split_seed: int = 0,
+    flatten: bool = True,
+) -> Dataset:
+    """Load a named data set or an .npz file.
+
+    "digits" (8x8, from scikit-learn, in [0, 1]) and .npz files are put in an order
+    drawn from `split_seed`; "mnist" and "fashion-mnist" (28x28, in [0, 1]) keep their
+    publisher's order and test set.
+
+    Args:
+        name: "digits", "mnist", "fashion-mnist", or a path that ends in .npz with the
+            arrays x and y, optionally x_test and y_test (see `load_arrays`).
+        validation: an int: the last that many training examples; a float in [0, 1):
+            that fraction of them. 0: no validation set.
+        test: fraction in [0, 1) held out as the test set, of each class for digits;
+            not used where the data bring a test set of their own. 0: no test set.
+        split_seed: seed of the order, whole number >= 0.
+        flatten: x as [N, features] rather than in its own shape.
+
+    Returns:
+        the data set, x float32 and finite.
+
+    Raises:
+        ValueError: unknown name, option out of range, or data that cannot be used.
+        FileNotFoundError: no such .npz file.
+        ConnectionError: files are neither here nor to be downloaded.
+
+    Source: the last 10 000 training images of MNIST for validation are paper A's.
+    """
+    name = os.fspath(name)
+    splitting = _splits.Splitting(validation, test, split_seed)
+    if name == "digits":
+        raw = _digits()
+    elif name in PUBLISHED:
+        raw = _published(name)
+    else:
+        _check_npz_name(name)
+        npz = read_npz(name, required=("x", "y"))
+        raw = _Raw(npz["x"], npz["y"], npz.get("x_test"), npz.get("y_test"))
+    return _build(name, raw, splitting, flatten)
+
+
+def load_arrays(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    name: str = "arrays",
+    x_test: ArrayLike | None = None,
+    y_test: ArrayLike | None = None,
+    validation: float = 0,
+    test: float = _splits.TEST_FRACTION,
+    split_seed: int = 0,
+    flatten: bool = True,
+) -> Dataset:
+    """A data set from arrays given in Python: the checks and splits of an .npz file.
+
+    Args:
+        x: numbers [N, ...]; uint8 is divided by 255, others are taken as they are.
+            [N, h, w] and [N, h, w, c] are images.
+        y: labels, whole numbers [N] from 0 on; or targets, floats [N, d] (or [N],
+            where not all are whole).
+        name: name of the data set.
+        x_test, y_test: a test set; None: a fraction `test` is held out.
+        validation, test, split_seed, flatten: as for `load`.
+
+    Returns:
+        the data set; the arrays given are copied.
+
+    Raises:
+        ValueError: an option out of range, or data that cannot be used.
+    """
+    splitting = _splits.Splitting(validation, test, split_seed)
+    return _build(name, _Raw(x, y, x_test, y_test), splitting, flatten)
+
+
+def read_inputs(
+    path: str | os.PathLike[str], flatten: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read examples to predict from an .npz file, in the order of the file.
+
+    Args:
+        path: a path that ends in .npz, with the array x and optionally y.
+        flatten: x as [N, features] rather than in its own shape.
+
+    Returns:
+        x float32, and y as int32 labels [N] or float32 targets [N, d], or None.
+
+    Raises:
+        ValueError, FileNotFoundError: as for `load`.
+    """
+    _check_npz_name(os.fspath(path))
+    arrays = read_npz(path, required=("x",))
+    x = _checks.as_inputs(arrays["x"])
+    if "y" not in arrays:
+        return _shaped(x, flatten), None
+    y = _checks.as_labels_or_targets(arrays["y"])
+    _checks.same_length(x, y, "x", "y")
+    return _shaped(x, flatten), y
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Arrays as a source gives them, unchecked, and how their order is drawn."""
+
+    x: ArrayLike
+    y: ArrayLike
+    x_test: ArrayLike | None = None
+    y_test: ArrayLike | None = None
+    shuffle: bool = True
+    stratify: bool = False
+
+
+def _digits() -> _Raw:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return _Raw(pixels.reshape(-1, 8, 8) / 16, labels, stratify=True)
+
+
+def _published(name: str) -> _Raw:
+    files = published_files(name)
+    images = (read_idx(files[f][0], 3, files[f][1]) for f in (TRAIN_X, TEST_X))
+    labels = (read_idx(files[f][0], 1, files[f][1]) for f in (TRAIN_Y, TEST_Y))
+    (x, x_test), (y, y_test) = images, labels
+    return _Raw(x, y, x_test, y_test, shuffle=False)
+
+
+def _check_npz_name(name: str) -> None:
+    if name.endswith(".npz"):
+        return
+    near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    raise ValueError(
+        f"{name!r} is no data set"
+        + (f", did you mean {near[0]!r}?" if near else ".")
+        + f" Known names: {', '.join(NAMES)}; a path must end in .npz (write one with "
+        "np.savez(path, x=x, y=y))"
+    )
+
+
+def _build(
+    name: str, raw: _Raw, splitting: _splits.Splitting, flatten: bool
+) -> Dataset:
+    x, y = _checks.as_inputs(raw.x), _checks.as_labels_or_targets(raw.y)
+    _checks.same_length(x, y, "x", "y")
+    image_shape = x.shape[1:] if x.ndim in (3, 4) else None
+    test = _own_test_set(raw, x, y, flatten)
+    x = _shaped(x, flatten)
+    order = np.arange(len(x))
+    if raw.shuffle:
+        order = np.random.default_rng(splitting.split_seed).permutation(order)
+    if test is None:
+        labels = y if raw.stratify else None
+        order, rest = _splits.hold_out_test(order, splitting.test, labels)
+        test = Split(x[rest], y[rest]) if len(rest) else None
+    train, last = _splits.hold_out_validation(order, splitting.validation)
+    return Dataset(
+        name=name,
+        train=Split(x[train], y[train]),
+        validation=Split(x[last], y[last]) if len(last) else None,
+        test=test,
+        classes=int(y.max()) + 1 if y.dtype == np.int32 else None,
+        image_shape=image_shape,
+    )
+
+
+def _own_test_set(
+    raw: _Raw, x: np.ndarray, y: np.ndarray, flatten: bool
+) -> Split | None:
+    """The test set that came with the data, checked against x and y; None: none did."""
+    if raw.x_test is None and raw.y_test is None:
+        return None
+    if raw.x_test is None or raw.y_test is None:
+        there = "y_test" if raw.x_test is None else "x_test"
+        raise ValueError(f"{there} is alone: give both x_test and y_test, or neither")
+    x_test = _checks.as_inputs(raw.x_test, "x_test")
+    if x_test.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"x_test has examples of shape {x_test.shape[1:]}, x of shape "
+            f"{x.shape[1:]}: expected the same"
+        )
+    dtypes = np.asarray(raw.x).dtype, np.asarray(raw.x_test).dtype
+    if (dtypes[0] == np.uint8) != (dtypes[1] == np.uint8):
+        raise ValueError(
+            f"x has dtype {dtypes[0]}, x_test {dtypes[1]}: uint8 is divided by 255, "
+            "the other is not, so both or neither must be uint8"
+        )
+    y_test = _checks.as_like(raw.y_test, y)
+    _checks.same_length(x_test, y_test, "x_test", "y_test")
+    return Split(_shaped(x_test, flatten), y_test)
+
+
+def _shaped(x: np.ndarray, flatten: bool) -> np.ndarray:
+    return x.reshape(len(x), -1) if flatten else x

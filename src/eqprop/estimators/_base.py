@@ -1,0 +1,117 @@
+"""The one signature of every learning rule, and what it returns."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+
+from ..relaxations._base import AbstractRelaxation, Equilibrium
+from ..systems import _check
+from ..systems._base import AbstractSystem, State
+
+
+class Stats(eqx.Module):
+    """What a rule reports of itself: its name, and arrays by name.
+
+    `stats["rule"]` is the name, `stats["nudged_residual"]` one of the arrays.
+    """
+
+    rule: str = eqx.field(static=True)
+    values: dict[str, Array]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.rule if name == "rule" else self.values[name]
+
+    def keys(self) -> tuple[str, ...]:
+        """All names."""
+        return ("rule", *self.values)
+
+
+class Gradient(eqx.Module):
+    """Loss and gradient of a batch, both (weighted) means over its examples.
+
+    - `loss`: the cost of the free equilibrium.
+    - `grads`: like the system, `None` where a leaf is no floating-point array.
+    - `cost_grads`: the same for the cost.
+    - `equilibrium`: the free phase, per example.
+    - `stats`: the rule's name and its own measurements.
+    """
+
+    loss: Scalar
+    grads: PyTree[Array | None]
+    cost_grads: PyTree[Array | None]
+    equilibrium: Equilibrium
+    stats: Stats
+
+
+class AbstractEstimator(eqx.Module):
+    """A learning rule: `estimator(system, cost, x, y) -> Gradient`.
+
+    `state` is the batched state from which the free phase starts (`init_state`
+    where `None`), `key` the randomness of rules that draw some, and `weight[batch]`
+    weights the means: 0 leaves an example out of loss and gradient.
+    """
+
+    free: eqx.AbstractVar[AbstractRelaxation]
+
+    def __call__(
+        self,
+        system: AbstractSystem,
+        cost: Any,
+        x: PyTree[Array],
+        y: PyTree[Array],
+        *,
+        state: State | None = None,
+        key: PRNGKeyArray | None = None,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Gradient:
+        """Estimate the gradient of the mean cost of the settled state."""
+        batch = _check.batch_size(x=x, y=y)
+        if weight is not None and jnp.shape(weight) != (batch,):
+            raise ValueError(
+                f"weight has shape {jnp.shape(weight)}; give one weight ≥ 0 per "
+                f"example, shape ({batch},)"
+            )
+        return self._compiled(system, cost, x, y, state, key, weight)
+
+    @eqx.filter_jit
+    def _compiled(self, system, cost, x, y, state, key, weight) -> Gradient:
+        return self.estimate(system, cost, x, y, state, key, weight)
+
+    @abc.abstractmethod
+    def estimate(
+        self,
+        system: AbstractSystem,
+        cost: Any,
+        x: PyTree[Array],
+        y: PyTree[Array],
+        state: State | None,
+        key: PRNGKeyArray | None,
+        weight: Float[Array, " batch"] | None,
+    ) -> Gradient:
+        """The rule itself; called with checked arguments, under `jax.jit`."""
+
+
+def weighted_mean(
+    values: Float[Array, " batch"], weight: Float[Array, " batch"] | None
+) -> Scalar:
+    """Σ w v / Σ w, over the examples with w ≠ 0 only: a NaN of weight 0 is ignored."""
+    if weight is None:
+        return jnp.mean(values)
+    total = jnp.sum(weight)
+    kept = jnp.where(weight != 0, values, 0)
+    return jnp.sum(weight * kept) / jnp.where(total == 0, 1, total)
+
+
+def replace_ignored(tree: PyTree, weight: Float[Array, " batch"] | None) -> PyTree:
+    """`tree` with the examples of weight 0 replaced by the one of largest weight.
+
+    Differentiating around a NaN with `where` gives NaN; around a copy it does not.
+    """
+    if weight is None:
+        return tree
+    chosen = jnp.where(weight != 0, jnp.arange(len(weight)), jnp.argmax(weight))
+    return jax.tree.map(lambda leaf: leaf[chosen], tree)

@@ -1,0 +1,181 @@
+"""Equilibrium Propagation: the contrast of two phases is the gradient.
+
+With F = potential + β cost and s^β the state nudged by β,
+
+    dJ/dθ = lim_{β→0} (1/β) (∂F/∂θ(β, s^β) − ∂F/∂θ(0, s⁰))    (paper A, eqs 22–24)
+
+and for a system without a potential (paper C, eq 16, its finite-β form)
+
+    dJ/dθ ≈ ∂C/∂θ − (∂μ/∂θ(s⁰))ᵀ (s^β − s⁰)/β.
+"""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
+from ..systems._base import AbstractSystem, State, has_potential
+from ._base import (
+    AbstractEstimator,
+    Gradient,
+    Stats,
+    replace_ignored,
+    weighted_mean,
+)
+
+Nudging = Literal["centered", "one-sided", "random-sign"]
+
+
+class EquilibriumPropagation(AbstractEstimator):
+    """EP with one or two nudged phases (paper A; centered: Laborieux et al. 2021).
+
+    **Arguments:**
+
+    - `free`, `nudged`: the relaxation of each phase; the nudged one starts from the
+      free equilibrium.
+    - `beta`: the nudge β ≠ 0 (dimensionless), of either sign.
+    - `nudging`: `"one-sided"` contrasts β with 0 (bias O(β)); `"random-sign"` the
+      same with the sign of β drawn anew for each batch (needs `key`); `"centered"`
+      contrasts β with −β, both relaxed as one double batch (bias O(β²)).
+    """
+
+    free: AbstractRelaxation
+    """the free phase"""
+    nudged: AbstractRelaxation
+    """the nudged phase, from the free equilibrium"""
+    beta: float = 0.25
+    """strength of the nudge (dimensionless, not 0)"""
+    nudging: Nudging = "centered"
+    """β against −β, β against 0, or ±β at random against 0"""
+
+    def __check_init__(self):
+        if isinstance(self.beta, int | float) and not 0 < abs(self.beta) < float("inf"):
+            raise ValueError(
+                f"beta is {self.beta}; it must be finite and not 0 (without a nudge "
+                "the two phases are equal), e.g. 0.25"
+            )
+        if self.nudging not in ("centered", "one-sided", "random-sign"):
+            raise ValueError(
+                f"nudging is {self.nudging!r}; choose 'centered', 'one-sided' or "
+                "'random-sign'"
+            )
+
+    def estimate(self, system, cost, x, y, state, key, weight) -> Gradient:
+        free_key, nudged_key, sign_key = _split(key)
+        free = relax(system, x, self.free, state=state, key=free_key)
+        betas = self._betas(sign_key)
+
+        def nudge(beta):
+            return relax(
+                system,
+                x,
+                self.nudged,
+                state=free.state,
+                cost=cost,
+                y=y,
+                beta=beta,
+                key=nudged_key,
+            )
+
+        # x and y carry no phase axis: what depends on them alone is computed once.
+        nudged = jax.vmap(nudge)(betas)
+        if len(betas) == 1:
+            betas = jnp.concatenate([betas, jnp.zeros_like(betas)])
+            phases = jax.tree.map(
+                lambda a, b: jnp.concatenate([a, b[None]]), nudged.state, free.state
+            )
+        else:
+            phases = nudged.state
+        x, y, start = replace_ignored((x, y, free.state), weight)
+        phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
+        grads, cost_grads = _contrast(
+            system, cost, x, y, start, phases, betas, weight
+        )
+        loss = jax.vmap(lambda s, y: cost(system.readout(s), y))(start, y)
+        return Gradient(
+            loss=weighted_mean(loss, weight),
+            grads=grads,
+            cost_grads=cost_grads,
+            equilibrium=free,
+            stats=_stats(self.nudging, system, nudged),
+        )
+
+    def _betas(self, key) -> Float[Array, " phases"]:
+        beta = jnp.asarray(self.beta)
+        if self.nudging == "centered":
+            return jnp.stack([beta, -beta])
+        if self.nudging == "one-sided":
+            return beta[None]
+        if key is None:
+            raise ValueError(
+                "nudging='random-sign' draws the sign of beta: pass key=jax.random.key(…)"
+            )
+        return beta[None] * jax.random.rademacher(key, (1,), beta.dtype)
+
+
+def _contrast(
+    system: AbstractSystem,
+    cost: Any,
+    x: Array,
+    y: Array,
+    start: State,
+    phases: State,
+    betas: Float[Array, "two"],
+    weight: Float[Array, " batch"] | None,
+) -> tuple[Any, Any]:
+    """∂/∂θ of Σ_phases ±F/(β₂ − β₁), the states held fixed.
+
+    `phases` holds the states at β₂ and β₁ = `betas` on a leading axis of two.
+    """
+    width = betas[0] - betas[1]
+    signs = jnp.array([1, -1], width.dtype) / width
+    drift = jax.tree.map(lambda s: (s[0] - s[1]) / width, phases)
+
+    @eqx.filter_grad
+    def gradient(model):
+        system, cost = model
+
+        def total(sign, beta, s, x, y) -> Scalar:
+            value = beta * cost(system.readout(s), y)
+            if has_potential(system):
+                value = value + system.potential(x, s)
+            return sign * value
+
+        over_batch = jax.vmap(total, in_axes=(None, None, 0, 0, 0))
+        over_phases = jax.vmap(over_batch, in_axes=(0, 0, 0, None, None))
+        values = jnp.sum(over_phases(signs, betas, phases, x, y), axis=0)
+        if not has_potential(system):
+            values = values - jax.vmap(_along(system))(x, start, drift)
+        return weighted_mean(values, weight)
+
+    return gradient((system, cost))
+
+
+def _along(system: AbstractSystem):
+    """⟨velocity(x, s⁰), q⟩, whose derivative in θ is (∂μ/∂θ)ᵀ q."""
+
+    def product(x, s, q) -> Scalar:
+        velocity = system.velocity(x, s)
+        products = jax.tree.map(lambda v, d: jnp.sum(v * d), velocity, q)
+        return sum(jax.tree.leaves(products))  # type: ignore[return-value]
+
+    return product
+
+
+def _stats(nudging: str, system: AbstractSystem, nudged: Equilibrium) -> Stats:
+    contrast = "potential" if has_potential(system) else "vector-field rule"
+    return Stats(
+        rule=f"equilibrium propagation, {nudging}, {contrast}",
+        values={
+            "nudged_steps": nudged.steps,
+            "nudged_residual": nudged.residual,
+            "nudged_status": nudged.status,
+        },
+    )
+
+
+def _split(key):
+    return (None, None, None) if key is None else jax.random.split(key, 3)

@@ -1,0 +1,3 @@
+"""Recipes: named configurations, one file a paper."""
+
+from ._recipe import Recipe as Recipe, recipe as recipe, RECIPES as RECIPES

@@ -1,0 +1,14 @@
+"""Relaxations: how a state moves to its fixed point, and how well it settled.
+
+Second stage of the flow.  Only relaxations know time steps.
+"""
+
+from ._base import (
+    AbstractRelaxation as AbstractRelaxation,
+    Dynamics as Dynamics,
+    Equilibrium as Equilibrium,
+    Status as Status,
+    relax as relax,
+)
+from ._euler import Euler as Euler
+from ._sweep import Sweep as Sweep

@@ -1,0 +1,244 @@
+"""What every relaxation shares: the dynamics it steps, the loop, and the result.
+
+A relaxation is a frozen set of hyper-parameters with one method, `step`, written for
+one example.  The loop around it is compiled, stops each example on its own where
+there is a tolerance, and says of each example how it ended.
+"""
+
+import abc
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from ..systems import _check
+from ..systems._base import AbstractSystem, State, state_gradient
+
+
+class Status(enum.IntEnum):
+    """How an example's relaxation ended; `Equilibrium.status` holds these numbers."""
+
+    settled = 0
+    """The residual of the last step is below the tolerance."""
+    unsettled = 1
+    """The steps ran out before that."""
+    oscillating = 2
+    """Unsettled, and the last two steps all but cancel (period 2)."""
+    diverged = 3
+    """The state or its residual is not finite."""
+
+
+class Equilibrium(eqx.Module):
+    """Where a batch of states ended.
+
+    `residual` is ‖(project(s + dt·velocity) − s)/dt‖∞ of the last step, in units of
+    velocity; `steps` counts the steps until the example stopped; `status` holds
+    `Status` numbers.  All three have the shape `[batch]`.
+    """
+
+    state: State
+    steps: Int[Array, " batch"]
+    residual: Float[Array, " batch"]
+    status: Int[Array, " batch"]
+
+
+class Dynamics(eqx.Module):
+    """One example's system under a nudge: velocity − β ∂C/∂s (paper A, eq 4)."""
+
+    system: AbstractSystem
+    x: Any
+    cost: Any
+    y: Any
+    beta: Any
+
+    def velocity(self, s: State) -> State:
+        """velocity(x, s) − β ∂C(readout(s), y)/∂s; without a cost the free velocity."""
+        free = self.system.velocity(self.x, s)
+        if self.cost is None:
+            return free
+        force = state_gradient(lambda u: self.cost(self.system.readout(u), self.y), s)
+        return jax.tree.map(lambda v, f: v - self.beta * f, free, force)
+
+
+class AbstractRelaxation(eqx.Module):
+    """Hyper-parameters of a relaxation; subclasses define `step`."""
+
+    steps: eqx.AbstractVar[int]
+    tol: eqx.AbstractVar[float | None]
+
+    @abc.abstractmethod
+    def step(
+        self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
+    ) -> tuple[State, Float[Array, ""]]:
+        """One step of one example: the next state and the residual of the step."""
+
+    def settle(
+        self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
+    ) -> Equilibrium:
+        """Step one example until it has settled or the steps have run out."""
+
+        def step(state, t):
+            step_key = None if key is None else jax.random.fold_in(key, t)
+            moved, residual = self.step(dynamics, state, step_key)
+            moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, state)
+            return moved, residual
+
+        if self.steps == 0:
+            # Nothing moves; the residual is that of the step that would be taken.
+            _, residual = step(s, 0)
+            return self._result((s, s, s), jnp.array(0), residual)
+        if self.tol is None:
+            return self._settle_steps(step, s)
+        return self._settle_tolerance(step, s, self.tol)
+
+    def _settle_steps(self, step: Callable, s: State) -> Equilibrium:
+        """Exactly `steps` steps; only the last two are measured."""
+        tail = min(2, self.steps)
+        head = self.steps - tail
+        start = jax.lax.fori_loop(0, head, lambda t, u: step(u, t)[0], s)
+
+        def measured(state, t):
+            moved, residual = step(state, t)
+            return moved, (state, residual)
+
+        last, (before, residuals) = jax.lax.scan(
+            measured, start, head + jnp.arange(tail)
+        )
+        previous = jax.tree.map(lambda leaf: leaf[-1], before)
+        # With a single step there is no period to see: s_{T−2} := s_{T−1}.
+        return self._result(
+            (last, previous, start), jnp.array(self.steps), residuals[-1]
+        )
+
+    def _settle_tolerance(self, step: Callable, s: State, tol: float) -> Equilibrium:
+        """At most `steps` steps, stopping once the residual is below `tol`."""
+
+        def moving(carry):
+            t, _, residual = carry
+            return (t < self.steps) & (residual >= tol) & jnp.isfinite(residual)
+
+        def body(carry):
+            t, (last, previous, _), _ = carry
+            moved, residual = step(last, t)
+            return t + 1, (moved, last, previous), residual
+
+        dtype = jax.eval_shape(step, s, 0)[1].dtype
+        # The first residual only has to be finite and not below the tolerance.
+        first = (jnp.array(0), (s, s, s), jnp.array(max(2 * tol, 1.0), dtype))
+        t, states, residual = jax.lax.while_loop(moving, body, first)
+        return self._result(states, t, residual)
+
+    def _result(self, states: Any, steps: Array, residual: Array) -> Equilibrium:
+        """Status from s_T, s_{T−1}, s_{T−2} and the residual of the last step."""
+        last, previous, before = states
+        finite = jnp.isfinite(residual)
+        for leaf in jax.tree.leaves(last):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        tol = jnp.finfo(residual.dtype).eps ** 0.5 if self.tol is None else self.tol
+        swing = _distance(last, before) <= 0.1 * _distance(last, previous)
+        unsettled = jnp.where(
+            swing & (steps >= 2), Status.oscillating, Status.unsettled
+        )
+        status = jnp.where(residual < tol, Status.settled, unsettled)
+        status = jnp.where(finite, status, Status.diverged)
+        return Equilibrium(last, steps, residual, status)
+
+
+def relax(
+    system: AbstractSystem,
+    x: PyTree[Array],
+    relaxation: AbstractRelaxation,
+    *,
+    state: State | None = None,
+    cost: Any = None,
+    y: PyTree[Array] | None = None,
+    beta: float | Array = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> Equilibrium:
+    """Let a batch of examples settle, freely or nudged by β.
+
+    Each step moves s to project(s + dt (velocity − β ∂C/∂s)) (paper A, eq 43; paper
+    D, with dt = 1).
+
+    **Arguments:**
+
+    - `x`, `y`: inputs and targets with a leading batch axis.
+    - `state`: batched initial state; `system.init_state(x)` where `None`.
+    - `cost`, `y`, `beta`: the nudge; `beta` is one number or one per example
+      (dimensionless), and needs the other two.
+    - `key`: for stochastic relaxations, split over the batch.
+
+    **Returns:** an `Equilibrium`; it never raises for a state that did not settle.
+
+    **Raises:** `ValueError` if shapes do not agree or a nudge is incomplete.
+    """
+    if (cost is None) != (y is None):
+        raise ValueError("a nudge needs both cost and y; give both or neither")
+    if cost is None and not (isinstance(beta, int | float) and beta == 0):
+        raise ValueError(f"beta={beta} has no effect without cost and y; give both")
+    batch = _check.batch_size(x=x, **({} if y is None else {"y": y}))
+    if jnp.ndim(beta) > 1 or (jnp.ndim(beta) == 1 and len(beta) != batch):  # type: ignore[arg-type]
+        raise ValueError(
+            f"beta has shape {jnp.shape(beta)}; give one number or one per example, "
+            f"shape ({batch},)"
+        )
+    return _relax(system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
+
+
+@eqx.filter_jit
+def _relax(system, x, relaxation, state, cost, y, beta, key) -> Equilibrium:
+    state = initial_state(system, x, state)
+    if cost is not None:
+        _check.check_cost(system, cost, _check.example(state), _check.example(y))
+    keys = None if key is None else jax.random.split(key, _check.batch_size(x=x))
+
+    def settle(x, y, state, beta, key):
+        dynamics = Dynamics(system, x, cost, y, beta)
+        return relaxation.settle(dynamics, state, key)
+
+    beta_axis = 0 if beta.ndim else None
+    return jax.vmap(settle, in_axes=(0, 0, 0, beta_axis, 0))(x, y, state, beta, keys)
+
+
+def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:
+    """The checked batched state to start from, in the dtype of the velocity."""
+    one = _check.example(x)
+    expected = _check.initial_state(system, one)
+    _check.check_system(system, one, expected)
+    if state is None:
+        state = jax.vmap(system.init_state)(x)
+    else:
+        _check.batch_size(x=x, state=state)
+        _check.check_given_state(system, expected, _check.example(state))
+    velocity = jax.eval_shape(jax.vmap(system.velocity), x, state)
+    return jax.tree.map(
+        lambda u, v: jnp.asarray(u, jnp.result_type(u, v)), state, velocity
+    )
+
+
+def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> None:
+    """Errors for what no relaxation accepts; traced values pass."""
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+        raise ValueError(
+            f"{name}: steps is {steps}; it must be a whole number ≥ 0, e.g. 20"
+        )
+    if tol is not None and not tol > 0:
+        raise ValueError(
+            f"{name}: tol is {tol}; it must be positive (velocity units), or None for "
+            "a fixed number of steps"
+        )
+    for what, value in positive.items():
+        if not (value > 0 and value < float("inf")):
+            raise ValueError(
+                f"{name}: {what} is {value}; it must be positive and finite, e.g. 0.5"
+            )
+
+
+def _distance(a: State, b: State) -> Array:
+    squares = jax.tree.map(lambda u, v: jnp.sum(jnp.abs(u - v) ** 2), a, b)
+    return jnp.sqrt(sum(jax.tree.leaves(squares)))

@@ -1,0 +1,135 @@
+"""Block-asynchronous relaxation: groups of layers in turn, each solved at once.
+
+For a layered network the blocks are the odd and the even layers (Scellier et al.
+2023): given its neighbours a layer's energy is separable, so one step minimises it,
+exactly where it is quadratic and safely where its curvature is only bounded.  A few
+sweeps replace hundreds of Euler steps.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..systems._base import Block, State
+from ._base import AbstractRelaxation, Dynamics, check_hyperparameters
+from ._euler import largest
+
+
+class Sweep(AbstractRelaxation):
+    """s_k ← project(s_k + (velocity_k − β ∂C_k/∂s) / (a_k + β c_k)), block by block.
+
+    a is the curvature that the system's `blocks()` declare, c that of the cost.  With
+    upper bounds of the true curvature the potential + β cost never rises.  The
+    residual is the largest projected velocity that a block saw when its turn came.
+
+    **Arguments:**
+
+    - `steps`: sweeps over all blocks at most, or exactly where `tol` is `None`.
+    - `tol`: an example stops moving once its residual is below this velocity.
+    """
+
+    steps: int = 10
+    """number of sweeps (at most, where there is a tolerance)"""
+    tol: float | None = None
+    """residual below which an example stops (velocity); None: all sweeps"""
+
+    def __check_init__(self):
+        check_hyperparameters("Sweep", self.steps, self.tol)
+
+    def step(self, dynamics: Dynamics, s: State, key):
+        del key
+        residuals = []
+        for block in _blocks(dynamics.system, s):
+            old = _leaves(block, s)
+            velocity = _leaves(block, dynamics.velocity(s))
+            curvature = [
+                a + c
+                for a, c in zip(
+                    _curvature(block, dynamics.x, s, len(old)),
+                    _cost_curvature(dynamics, block, s),
+                    strict=True,
+                )
+            ]
+            moved = [
+                u + v / a for u, v, a in zip(old, velocity, curvature, strict=True)
+            ]
+            new = _leaves(block, dynamics.system.project(_replace(block, s, moved)))
+            residuals.append(
+                largest(
+                    [a * (n - u) for a, n, u in zip(curvature, new, old, strict=True)]
+                )
+            )
+            s = _replace(block, s, new)
+        return s, jnp.max(jnp.stack(residuals))
+
+
+def _leaves(block: Block, s: State) -> list[Array]:
+    return jax.tree.leaves(block.where(s))
+
+
+def _replace(block: Block, s: State, new: list[Array]) -> State:
+    return eqx.tree_at(lambda u: jax.tree.leaves(block.where(u)), s, new)
+
+
+def _blocks(system, s: State) -> tuple[Block, ...]:
+    """The system's blocks, checked to hold every leaf of the state exactly once."""
+    name = type(system).__name__
+    if not callable(getattr(system, "blocks", None)):
+        raise ValueError(
+            f"Sweep needs a system that declares its blocks, and {name} has no "
+            "blocks() method; define one that returns ep.Block objects, or use "
+            "ep.Euler, which needs none"
+        )
+    blocks = tuple(system.blocks())
+    count = len(jax.tree.leaves(s))
+    numbers = jax.tree.unflatten(jax.tree.structure(s), range(count))
+    found = sorted(n for block in blocks for n in jax.tree.leaves(block.where(numbers)))
+    if found != list(range(count)):
+        raise ValueError(
+            f"{name}.blocks() covers the state's leaves {found}; every one of "
+            f"0…{count - 1} must be in exactly one block"
+        )
+    return blocks
+
+
+def _curvature(block: Block, x, s: State, count: int) -> tuple:
+    if callable(block.curvature):
+        return tuple(jax.tree.leaves(block.curvature(x, s)))
+    if isinstance(block.curvature, int | float):
+        return (block.curvature,) * count
+    return tuple(jax.tree.leaves(block.curvature))
+
+
+def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:
+    """β ∂²C/∂s² on the block's diagonal, bounded so that the step is safe.
+
+    With J = ∂readout/∂s on the block, |J|ᵀ|J|1 is the diagonal matrix above JᵀJ
+    (Gershgorin), and 2 diag(JᵀJ) − |J|ᵀ|J|1 the one below; the two agree where every
+    output reads one unit.  A negative β needs the bound from below.
+    """
+    if dynamics.cost is None:
+        return [0.0] * len(_leaves(block, s))
+    readout = dynamics.system.readout
+
+    def of_block(leaves):
+        return readout(_replace(block, s, leaves))
+
+    jacobian = jax.jacrev(of_block)(_leaves(block, s))
+    rows = jnp.abs(sum(jnp.sum(jnp.abs(j), _unit_axes(readout, s, j)) for j in jacobian))
+    upper = getattr(dynamics.cost, "curvature", 1.0)
+    lower = getattr(dynamics.cost, "least_curvature", 0.0)
+    curvatures = []
+    for j in jacobian:
+        outputs = tuple(range(rows.ndim))
+        above = jnp.tensordot(rows, jnp.abs(j), (outputs, outputs))
+        below = jnp.maximum(2 * jnp.sum(jnp.abs(j) ** 2, outputs) - above, 0)
+        beta = jnp.real(dynamics.beta)
+        bound = jnp.where(beta > 0, upper * above, lower * below)
+        curvatures.append(beta * bound)
+    return curvatures
+
+
+def _unit_axes(readout, s: State, j: Array) -> tuple[int, ...]:
+    """The axes of a Jacobian leaf that run over units, after those over outputs."""
+    return tuple(range(jax.eval_shape(readout, s).ndim, j.ndim))

@@ -1,0 +1,3 @@
+"""Report: figures drawn from a run's records."""
+
+from ._plots import draw as draw

@@ -1,0 +1,119 @@
+"""`curves.png` and `weights.png` of a run directory."""
+
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..training import weight_names
+
+# Okabe & Ito's palette, distinguishable with every kind of colour vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SHOWN = 100
+
+
+def draw(
+    path: Path,
+    history: list[dict[str, Any]],
+    system: Any,
+    cost: Any,
+    image_shape: tuple[int, ...] | None,
+) -> None:
+    """Draw the figures of a run into its directory."""
+    if history:
+        _curves(path / "curves.png", history, weight_names(system, cost))
+    if image_shape is not None and len(image_shape) == 2:
+        weights = _first_weights(system, int(np.prod(image_shape)))
+        if weights is not None:
+            _weights(path / "weights.png", weights, image_shape)
+
+
+def _curves(file: Path, history: list[dict[str, Any]], names: list[str]) -> None:
+    figure, axes = _subplots(2, 2, (10, 7))
+    epochs = [record["epoch"] for record in history]
+
+    def line(axis, values, label, color, style="-"):
+        points = np.array([np.nan if v is None else v for v in values], float)
+        if np.isfinite(points).any():
+            marker = "o" if len(points) < 30 else None
+            axis.plot(
+                epochs, points, style, color=color, label=label, marker=marker, ms=3
+            )
+
+    def column(name):
+        return [record.get(name) for record in history]
+
+    splits = (("train", "train"), ("val", "validation"), ("test", "test"))
+    for (name, label), color in zip(splits, COLORS, strict=False):
+        errors = [None if e is None else 100 * e for e in column(f"{name}_error")]
+        line(axes[0, 0], errors, label, color)
+        losses = column("loss" if name == "train" else f"{name}_loss")
+        line(axes[0, 1], losses, label, color)
+    warm = any(r.get("residual_cold") is not None for r in history)
+    label = "from persistent states" if warm else "free phase"
+    line(axes[1, 0], column("residual"), label, COLORS[0])
+    line(axes[1, 0], column("residual_cold"), "from a cold start", COLORS[1], "--")
+    changes = np.array(column("relative_change"), float).reshape(len(epochs), -1)
+    for k, (name, values) in enumerate(zip(names, changes.T, strict=True)):
+        line(axes[1, 1], list(values), name, COLORS[k % len(COLORS)])
+    _label(axes[0, 0], "error (%)", log=False)
+    _label(axes[0, 1], "loss (mean cost)", log=True)
+    _label(axes[1, 0], "mean free-phase residual (velocity)", log=True)
+    _label(axes[1, 1], "‖ΔW‖ / ‖W‖ per update", log=True)
+    axes[0, 0].set_ylim(bottom=0)
+    figure.savefig(file, dpi=120)
+
+
+def _label(axis, name: str, log: bool) -> None:
+    axis.set_xlabel("epoch")
+    axis.set_title(name, fontsize=10, loc="left")
+    values = [v for line in axis.lines for v in line.get_ydata() if np.isfinite(v)]
+    if log and values and min(values) > 0:
+        axis.set_yscale("log")
+    axis.grid(alpha=0.3)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if axis.lines:
+        axis.legend(fontsize=8, frameon=False)
+    else:
+        axis.text(
+            0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes
+        )
+
+
+def _first_weights(system: Any, pixels: int) -> np.ndarray | None:
+    """The first matrix with a row for each pixel, as `[units, pixels]`."""
+    for leaf in jax.tree.leaves(eqx.filter(system, eqx.is_inexact_array)):
+        if leaf.ndim == 2 and leaf.shape[0] == pixels:
+            return np.asarray(leaf).T
+    return None
+
+
+def _weights(file: Path, weights: np.ndarray, shape: tuple[int, ...]) -> None:
+    """The receptive fields with the largest norm, each on its own symmetric scale."""
+    norms = np.linalg.norm(weights, axis=1)
+    chosen = np.argsort(-norms)[:SHOWN]
+    columns = int(np.ceil(np.sqrt(len(chosen))))
+    rows = -(-len(chosen) // columns)
+    figure, axes = _subplots(rows, columns, (0.75 * columns, 0.75 * rows + 0.4))
+    for axis in axes.ravel():
+        axis.axis("off")
+    for axis, unit in zip(axes.ravel(), chosen, strict=False):
+        limit = np.abs(weights[unit]).max() or 1.0
+        image = weights[unit].reshape(shape)
+        axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    figure.suptitle(
+        f"incoming weights of {len(chosen)} of {len(weights)} first-layer units, "
+        "largest norm first",
+        fontsize=9,
+    )
+    figure.savefig(file, dpi=120)
+
+
+def _subplots(rows: int, columns: int, size: tuple[float, float]):
+    """A figure that needs no display and leaves no global state behind."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,31 @@
+"""Systems that settle: what relaxes, written for one example.
+
+First stage of the flow: system → relaxation → estimator → optimizer → loop →
+report.  Only systems know parameters.
+"""
+
+from ._activations import (
+    Activation as Activation,
+    hard_sigmoid as hard_sigmoid,
+    identity as identity,
+    shifted_sigmoid as shifted_sigmoid,
+    tanh as tanh,
+)
+from ._base import (
+    AbstractEnergy as AbstractEnergy,
+    AbstractMap as AbstractMap,
+    AbstractPrimitive as AbstractPrimitive,
+    AbstractSystem as AbstractSystem,
+    AbstractVectorField as AbstractVectorField,
+    Block as Block,
+)
+from ._hopfield import (
+    HopfieldEnergy as HopfieldEnergy,
+    MaskedHopfieldEnergy as MaskedHopfieldEnergy,
+)
+from ._initializers import (
+    fan_in_uniform as fan_in_uniform,
+    gain_uniform as gain_uniform,
+    glorot_uniform as glorot_uniform,
+    Initializer as Initializer,
+)

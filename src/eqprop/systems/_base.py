@@ -1,0 +1,139 @@
+"""The five ways to describe a system that settles, as abstract base classes.
+
+A system is an `equinox.Module` written for ONE example: the library batches with
+`jax.vmap`.  A state is any pytree of floating-point arrays.  Every inexact array in
+a system is a parameter; integer and boolean arrays are constants (masks).
+
+=====================  ====================  ==================  =================
+the user writes        base class            velocity ds/dt      potential
+=====================  ====================  ==================  =================
+energy E(x, s)         AbstractEnergy        −∂E/∂s              E
+primitive Φ(x, s)      AbstractPrimitive     ∂Φ/∂s − s           −Φ
+map F and Φ            AbstractMap           F(x, s) − s         −Φ
+vector field μ(x, s)   AbstractVectorField   μ                   none
+velocity, potential    AbstractSystem        velocity            potential, if any
+=====================  ====================  ==================  =================
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree, Scalar
+
+State = PyTree[Array]
+
+
+class Block(eqx.Module):
+    """A group of state leaves that relax together, given all the others.
+
+    **Arguments:**
+
+    - `where`: `state -> leaf or sequence of leaves`, as in `equinox.tree_at`.
+    - `curvature`: the diagonal of ∂²potential/∂s² on those leaves: a number, a
+      sequence of arrays that broadcast against the leaves, or a function
+      `(x, s) -> such a sequence`.  An upper bound makes the step a damped Newton
+      step, under which the potential never rises if the leaves of a block do not
+      interact.
+    """
+
+    where: Callable[[State], Any] = eqx.field(static=True)
+    curvature: float | tuple[Array, ...] | Callable[[Any, State], tuple[Array, ...]] = (
+        1.0
+    )
+
+
+class AbstractSystem(eqx.Module):
+    """A state, its velocity and a readout, for one example x.
+
+    Optional members of a subclass:
+
+    - `potential(x, s) -> scalar`: the function EP contrasts.  A system without one
+      learns by the vector-field rule.
+    - `blocks() -> sequence of Block`: what `Sweep` relaxes in turn.
+    """
+
+    @abc.abstractmethod
+    def init_state(self, x: Any) -> State:
+        """The state from which the free phase starts when none is given."""
+
+    @abc.abstractmethod
+    def velocity(self, x: Any, s: State) -> State:
+        """ds/dt of the free dynamics, same structure and shapes as `s`."""
+
+    @abc.abstractmethod
+    def readout(self, s: State) -> Array:
+        """The prediction ŷ that the cost compares with the target y."""
+
+    def project(self, s: State) -> State:
+        """The nearest allowed state; the identity unless overridden."""
+        return s
+
+
+class AbstractEnergy(AbstractSystem):
+    """ds/dt = −∂E/∂s with E = `energy(x, s)` (paper A, eq 4; paper B, eq 1)."""
+
+    @abc.abstractmethod
+    def energy(self, x: Any, s: State) -> Scalar:
+        """The scalar E(x, s) of one example."""
+
+    def velocity(self, x: Any, s: State) -> State:
+        force = state_gradient(lambda state: self.energy(x, state), s)
+        return jax.tree.map(jnp.negative, force)
+
+    def potential(self, x: Any, s: State) -> Scalar:
+        return self.energy(x, s)
+
+
+class AbstractPrimitive(AbstractSystem):
+    """s ← ∂Φ/∂s with Φ = `primitive(x, s)` (paper D, energy-based setting)."""
+
+    @abc.abstractmethod
+    def primitive(self, x: Any, s: State) -> Scalar:
+        """The scalar Φ(x, s) of one example."""
+
+    def velocity(self, x: Any, s: State) -> State:
+        image = state_gradient(lambda state: self.primitive(x, state), s)
+        return jax.tree.map(jnp.subtract, image, s)
+
+    def potential(self, x: Any, s: State) -> Scalar:
+        return -self.primitive(x, s)
+
+
+class AbstractMap(AbstractSystem):
+    """s ← F(x, s), learning by a primitive Φ (paper D, prototypical setting).
+
+    Where F is not ∂Φ/∂s (σ outside Φ), EP's gradient is approximate by declaration.
+    """
+
+    @abc.abstractmethod
+    def map(self, x: Any, s: State) -> State:
+        """The next state F(x, s), same structure and shapes as `s`."""
+
+    @abc.abstractmethod
+    def primitive(self, x: Any, s: State) -> Scalar:
+        """The scalar Φ(x, s) that the learning rule contrasts."""
+
+    def velocity(self, x: Any, s: State) -> State:
+        return jax.tree.map(jnp.subtract, self.map(x, s), s)
+
+    def potential(self, x: Any, s: State) -> Scalar:
+        return -self.primitive(x, s)
+
+
+class AbstractVectorField(AbstractSystem):
+    """ds/dt = μ(x, s) = `velocity(x, s)`, with no potential (paper C)."""
+
+
+def has_potential(system: AbstractSystem) -> bool:
+    """Whether EP contrasts a potential of this system, or uses paper C's rule."""
+    return callable(getattr(system, "potential", None))
+
+
+def state_gradient(function: Callable[[State], Scalar], s: State) -> State:
+    """∂function/∂s, holomorphic where the state is complex."""
+    holomorphic = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(s))
+    return jax.grad(function, holomorphic=holomorphic)(s)

@@ -1,0 +1,143 @@
+"""Shape checks of a user's system, cost and data, at trace time and at no cost.
+
+Everything is evaluated abstractly (`jax.eval_shape`), so a mistake in a model is
+reported before anything is computed, with what was found and what is expected.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._base import AbstractSystem, has_potential
+
+
+def batch_size(**arrays: Any) -> int:
+    """The common length of the leading axes, or a ValueError that names them."""
+    sizes = {}
+    for name, tree in arrays.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if jnp.ndim(leaf) == 0:
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)} is a scalar; it needs a "
+                    "leading batch axis: use value[None] for a single example"
+                )
+            sizes[name + jax.tree_util.keystr(path)] = jnp.shape(leaf)[0]
+    if not sizes:
+        raise ValueError("x holds no arrays; give a batch of examples")
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise ValueError(f"leading batch axes differ ({found}); they must be equal")
+    if 0 in sizes.values():
+        raise ValueError("the batch is empty; give at least one example")
+    return next(iter(sizes.values()))
+
+
+def check_system(system: Any, x: Any, state: Any) -> None:
+    """Check one example's functions against each other (shapes only)."""
+    name = type(system).__name__
+    if not isinstance(system, AbstractSystem):
+        raise ValueError(
+            f"system is a {name}; it must be an instance of a subclass of "
+            "AbstractEnergy, AbstractPrimitive, AbstractMap, AbstractVectorField or "
+            "AbstractSystem"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"{name}: state{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a "
+                "state that settles must be floating point"
+            )
+    if has_potential(system):
+        function = getattr(system, "potential")
+        scalar = _eval(name, "energy or primitive", function, x, state)
+        if not hasattr(scalar, "shape") or scalar.shape != ():
+            raise ValueError(
+                f"{name}: the energy (or primitive) of one example has shape "
+                f"{getattr(scalar, 'shape', type(scalar))}; it must be a scalar, shape "
+                "(). Sum over units; eqprop adds the batch axis itself."
+            )
+    _check_same(name, "velocity", _eval(name, "velocity", system.velocity, x, state), state)
+    _check_same(name, "project", _eval(name, "project", system.project, state), state)
+    if not hasattr(_eval(name, "readout", system.readout, state), "shape"):
+        raise ValueError(f"{name}.readout must return one array, the prediction")
+
+
+def check_given_state(system: AbstractSystem, expected: Any, found: Any) -> None:
+    """Check a state passed by the caller against that of `init_state`."""
+    name = type(system).__name__
+    if jax.tree.structure(expected) != jax.tree.structure(found):
+        raise ValueError(
+            f"state has the structure {jax.tree.structure(found)}; {name} needs "
+            f"{jax.tree.structure(expected)}"
+        )
+    if _shapes(expected) != _shapes(found):
+        raise ValueError(
+            f"one example of state has the shapes {_shapes(found)}; {name} needs "
+            f"{_shapes(expected)}"
+        )
+
+
+def check_cost(system: AbstractSystem, cost: Any, state: Any, y: Any) -> None:
+    """Check that the cost of one example is a scalar."""
+    prediction = jax.eval_shape(system.readout, state)
+    try:
+        value = jax.eval_shape(cost, prediction, y)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the cost failed on a prediction of shape {prediction.shape} and a target "
+            f"of shape {_shapes(y)}: {error}"
+        ) from error
+    if getattr(value, "shape", None) != ():
+        raise ValueError(
+            f"the cost of one example has shape {_shapes(value)}; it must be a scalar"
+        )
+
+
+def example(tree: Any) -> Any:
+    """The shapes of one example of a batched pytree."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)),
+        tree,
+    )
+
+
+def initial_state(system: AbstractSystem, x: Any) -> Any:
+    """Shapes of `system.init_state` of one example."""
+    name = type(system).__name__
+    state = _eval(name, "init_state", system.init_state, x)
+    if not jax.tree.leaves(state):
+        raise ValueError(f"{name}.init_state returned no arrays; a state needs one")
+    return state
+
+
+def _eval(name: str, what: str, function: Any, *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(function, *arguments)
+    except (TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(str(_shapes(argument)) for argument in arguments)
+        raise ValueError(
+            f"{name}: {what} failed on one example with shapes {shapes}: {error}"
+        ) from error
+
+
+def _check_same(name: str, what: str, found: Any, state: Any) -> None:
+    if jax.tree.structure(found) != jax.tree.structure(state):
+        raise ValueError(
+            f"{name}.{what} returned the structure {jax.tree.structure(found)}; it "
+            f"must be that of the state, {jax.tree.structure(state)}"
+        )
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True
+    )
+    for (path, leaf), other in pairs:
+        if leaf.shape != other.shape:
+            raise ValueError(
+                f"{name}.{what} returned shape {other.shape} for "
+                f"state{jax.tree_util.keystr(path)}, which has shape {leaf.shape}; "
+                "they must be equal"
+            )
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), tree)

@@ -1,0 +1,210 @@
+"""The Hopfield energy of paper A, layered and on an arbitrary graph.
+
+E(u) = ½ Σ_i s_i² − Σ_{i<j} W_ij ρ(u_i) ρ(u_j) − Σ_i b_i ρ(s_i)     (paper A, eq 1)
+
+over the units u = (x, s) of which the inputs x are clamped.  An input enters as its
+own firing rate (ρ(x) = x), so data need not lie within ρ's range; the leak ½ x² of
+clamped units is a constant and is left out.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar
+
+from ._activations import Activation, hard_sigmoid
+from ._base import AbstractEnergy, Block
+from ._initializers import Initializer, glorot_uniform
+
+Layers = tuple[Float[Array, " units"], ...]
+
+
+class HopfieldEnergy(AbstractEnergy):
+    """A layered network with symmetric weights (paper A, section 5).
+
+    The state is a tuple of layers, the one next to the input first, the output last;
+    the prediction is the output layer.
+
+    **Arguments:**
+
+    - `sizes`: units per layer from input to output, e.g. `(784, 500, 10)`.
+    - `activation`: ρ of the hidden layers, and of the output where `output` is `None`.
+    - `output`: ρ of the output layer, e.g. `ep.identity` for linear outputs.
+    - `initializer`: `(key, n_in, n_out) -> (weight, bias)` of each layer.
+    - `key`: a `jax.random.key`.
+    """
+
+    weights: tuple[Float[Array, "below above"], ...]
+    biases: tuple[Float[Array, " units"], ...]
+    activations: tuple[Activation, ...]
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        key: PRNGKeyArray,
+        activation: Activation = hard_sigmoid,
+        output: Activation | None = None,
+        initializer: Initializer = glorot_uniform,
+    ):
+        sizes = tuple(sizes)
+        if len(sizes) < 2 or any(int(n) != n or n < 1 for n in sizes):
+            raise ValueError(
+                f"sizes are {sizes}; give at least two positive integers, "
+                "input first and output last, e.g. (784, 500, 10)"
+            )
+        keys = jax.random.split(key, len(sizes) - 1)
+        layers = [
+            initializer(k, n_in, n_out)
+            for k, n_in, n_out in zip(keys, sizes, sizes[1:], strict=False)
+        ]
+        self.weights = tuple(weight for weight, _ in layers)
+        self.biases = tuple(bias for _, bias in layers)
+        self.activations = (activation,) * (len(layers) - 1) + (output or activation,)
+
+    def init_state(self, x: Float[Array, " inputs"]) -> Layers:
+        """Every unit at zero."""
+        _check_input(x, self.weights[0].shape[0])
+        return tuple(jnp.zeros_like(bias) for bias in self.biases)
+
+    def energy(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
+        leak = sum(0.5 * jnp.sum(layer**2) for layer in s)
+        rates = self._rates(s)
+        below = (x, *rates[:-1])
+        synapses = sum(
+            jnp.sum((lower @ weight + bias) * upper)
+            for lower, weight, bias, upper in zip(
+                below, self.weights, self.biases, rates, strict=True
+            )
+        )
+        return jnp.asarray(leak - synapses)
+
+    def project(self, s: Layers) -> Layers:
+        return tuple(
+            rho.project(u) for rho, u in zip(self.activations, s, strict=True)
+        )
+
+    def readout(self, s: Layers) -> Float[Array, " outputs"]:
+        return s[-1]
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Layers next to the input, third, fifth… together; then the others."""
+        parities = (0, 1) if len(self.weights) > 1 else (0,)
+        return tuple(
+            Block(lambda s, p=p: s[p::2], self._curvature(p)) for p in parities
+        )
+
+    def _rates(self, s: Layers) -> Layers:
+        return tuple(rho(u) for rho, u in zip(self.activations, s, strict=True))
+
+    def _curvature(self, parity: int):
+        """1 − ρ″(s)·input ≤ 1 + sup|ρ″| |input|: one constant 1 where ρ is straight."""
+        if not any(rho.bend for rho in self.activations[parity::2]):
+            return 1.0
+
+        def bound(x, s):
+            below, above = (x, *self._rates(s)[:-1]), self._rates(s)[1:]
+            bounds = []
+            for k in range(parity, len(s), 2):
+                drive = below[k] @ self.weights[k] + self.biases[k]
+                if k + 1 < len(s):
+                    drive = drive + self.weights[k + 1] @ above[k]
+                bounds.append(1 + self.activations[k].bend * jnp.abs(drive))
+            return tuple(bounds)
+
+        return bound
+
+
+class MaskedHopfieldEnergy(AbstractEnergy):
+    """The same energy on any undirected graph: lateral and skip links, all-to-all.
+
+    The units are ordered inputs, hidden, outputs; the state is one array of the
+    hidden and output units.  Each pair has one weight, kept above the diagonal of
+    `weight`, so W stays symmetric with a zero diagonal whatever the optimizer does.
+
+    **Arguments:**
+
+    - `mask`: boolean `[units, units]`, symmetric, its diagonal `False`: which pairs
+      are joined.  Links between two inputs have no effect and are refused.
+    - `inputs`, `outputs`: how many units at either end are clamped and read.
+    - `activation`: ρ of all units that are not inputs.
+    - `key`: a `jax.random.key`.  W_ij is uniform in ±√(6 / (d_i + d_j)), d the number
+      of a unit's links; biases are zero.
+    """
+
+    weight: Float[Array, "units units"]
+    bias: Float[Array, " units"]
+    mask: Bool[Array, "units units"]
+    activation: Activation
+    outputs: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        mask: Bool[Array, "units units"] | np.ndarray,
+        *,
+        inputs: int,
+        outputs: int,
+        key: PRNGKeyArray,
+        activation: Activation = hard_sigmoid,
+    ):
+        mask = _checked_mask(np.asarray(mask), inputs, outputs)
+        degree = np.maximum(mask.sum(0), 1)
+        limit = jnp.asarray(np.sqrt(6 / (degree[:, None] + degree[None, :])))
+        self.mask = jnp.asarray(np.triu(mask))
+        draw = jax.random.uniform(key, mask.shape, minval=-1.0, maxval=1.0)
+        self.weight = jnp.where(self.mask, limit * draw, 0.0).astype(draw.dtype)
+        self.bias = jnp.zeros(len(mask) - inputs)
+        self.activation = activation
+        self.outputs = outputs
+
+    def init_state(self, x: Float[Array, " inputs"]) -> Float[Array, " units"]:
+        """Every unit at zero."""
+        _check_input(x, self.weight.shape[0] - self.bias.shape[0])
+        return jnp.zeros_like(self.bias)
+
+    def energy(self, x: Float[Array, " inputs"], s: Float[Array, " units"]) -> Scalar:
+        rate = self.activation(s)
+        units = jnp.concatenate([x, rate])
+        links = jnp.where(self.mask, self.weight, 0)
+        return 0.5 * jnp.sum(s**2) - units @ links @ units - jnp.sum(self.bias * rate)
+
+    def project(self, s: Float[Array, " units"]) -> Float[Array, " units"]:
+        return self.activation.project(s)
+
+    def readout(self, s: Float[Array, " units"]) -> Float[Array, " outputs"]:
+        return s[-self.outputs :]
+
+
+def _check_input(x: Array, inputs: int) -> None:
+    if jnp.shape(x) != (inputs,):
+        raise ValueError(
+            f"an example has shape {jnp.shape(x)}; the network takes ({inputs},), so a "
+            f"batch is [batch, {inputs}]. Flatten images, add the batch axis, or build "
+            "the network with sizes that fit the data."
+        )
+
+
+def _checked_mask(mask: np.ndarray, inputs: int, outputs: int) -> np.ndarray:
+    if mask.dtype != bool or mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {mask.shape}; give a square boolean array"
+        )
+    if (mask != mask.T).any() or mask.diagonal().any():
+        raise ValueError(
+            "mask must be symmetric with a False diagonal: links are undirected and "
+            "no unit is joined to itself. Use mask | mask.T and np.fill_diagonal."
+        )
+    if not (inputs >= 0 and outputs >= 1 and inputs + outputs <= len(mask)):
+        raise ValueError(
+            f"inputs={inputs} and outputs={outputs} do not fit {len(mask)} units; "
+            "need inputs ≥ 0, outputs ≥ 1 and inputs + outputs ≤ units"
+        )
+    if mask[:inputs, :inputs].any():
+        raise ValueError(
+            "mask joins inputs with each other; clamped units do not move, so clear "
+            "mask[:inputs, :inputs]"
+        )
+    return mask

@@ -1,0 +1,29 @@
+"""Training: the configuration of a run, its optimizer and its compiled loop.
+
+Fifth stage of the flow: only training knows devices and epochs.
+"""
+
+from ._config import (
+    Config as Config,
+    config_from_json as config_from_json,
+    config_to_json as config_to_json,
+    Hopfield as Hopfield,
+    load_config as load_config,
+    UserModel as UserModel,
+)
+from ._diagnosis import TrainingDiverged as TrainingDiverged
+from ._fit import (
+    evaluation as evaluation,
+    Examples as Examples,
+    Fit as Fit,
+    fit as fit,
+    Observer as Observer,
+    run_epochs as run_epochs,
+)
+from ._loop import (
+    evaluate as evaluate,
+    Trainer as Trainer,
+    TrainState as TrainState,
+    weight_names as weight_names,
+)
+from ._optimizer import Optimizer as Optimizer

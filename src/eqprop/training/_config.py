@@ -1,0 +1,193 @@
+"""The configuration of a run: a frozen dataclass that a recipe fills in.
+
+Everything that decides a run's result stands here and in the seed.  The command
+line overrides single fields; `config.json` in the run directory holds the resolved
+whole, from which the same run can be made again.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray
+
+from .. import costs, systems
+from ..estimators import AbstractEstimator, EquilibriumPropagation
+from ..relaxations import Euler, Sweep
+from ._optimizer import Optimizer
+
+ACTIVATIONS = {
+    "hard-sigmoid": systems.hard_sigmoid,
+    "shifted-sigmoid": systems.shifted_sigmoid,
+    "tanh": systems.tanh,
+    "linear": systems.identity,
+}
+COSTS = {
+    "squared-error": costs.SquaredError(),
+    "cross-entropy": costs.CrossEntropy(),
+}
+
+ActivationName = Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "linear"]
+InitializerName = Literal["glorot", "fan-in", "gain"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hopfield:
+    """A layered Hopfield network; its input and output follow from the data."""
+
+    hidden: tuple[int, ...] = (500,)
+    """units of each hidden layer, input side first"""
+    activation: ActivationName = "hard-sigmoid"
+    """ρ of the hidden layers"""
+    output: ActivationName = "hard-sigmoid"
+    """ρ of the output layer"""
+    initializer: InitializerName = "glorot"
+    """initial weights: glorot (paper A), fan-in (paper D), gain (Scellier 2023)"""
+    gain: float | None = None
+    """gain of the initializer 'gain' (dimensionless)"""
+    cost: Literal["squared-error", "cross-entropy"] = "squared-error"
+    """C(ŷ, y) of one example"""
+
+    def __post_init__(self):
+        if any(n < 1 for n in self.hidden):
+            raise ValueError(
+                f"model.hidden is {self.hidden}; every layer needs at least one unit"
+            )
+        if (self.gain is not None) != (self.initializer == "gain"):
+            raise ValueError(
+                f"model.gain is {self.gain} and model.initializer {self.initializer}: "
+                "a gain belongs to the initializer 'gain', and only to it"
+            )
+
+    def build(
+        self, inputs: int, outputs: int, key: PRNGKeyArray
+    ) -> tuple[systems.HopfieldEnergy, costs.AbstractCost]:
+        """The system and cost for data of these sizes."""
+        initializer: systems.Initializer = systems.glorot_uniform
+        if self.initializer == "fan-in":
+            initializer = systems.fan_in_uniform
+        elif self.gain is not None:
+            initializer = systems.gain_uniform(self.gain)
+        system = systems.HopfieldEnergy(
+            (inputs, *self.hidden, outputs),
+            key=key,
+            activation=ACTIVATIONS[self.activation],
+            output=ACTIVATIONS[self.output],
+            initializer=initializer,
+        )
+        return system, COSTS[self.cost]
+
+
+@dataclasses.dataclass(frozen=True)
+class UserModel:
+    """FILE.py:NAME, a function of no arguments: (system, cost, x, y)."""
+
+    path: str
+    """FILE.py:NAME"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All that decides a run."""
+
+    estimator: AbstractEstimator
+    """the learning rule"""
+    optimizer: Optimizer
+    """the optax optimizer that follows its gradients"""
+    model: Hopfield | UserModel = Hopfield()
+    """the network"""
+    data: str | None = "digits"
+    """digits, mnist, fashion-mnist or a file FILE.npz with arrays x and y"""
+    validation: int | float = 0
+    """training examples kept for validation: a number (≥ 1) or a fraction (< 1)"""
+    test: float = 0.2
+    """fraction held out as the test set where the data bring none"""
+    flatten: bool = True
+    """give the network vectors, not images"""
+    epochs: int = 10
+    """passes over the training examples"""
+    batch_size: int = 20
+    """examples per update"""
+    persistent: bool = False
+    """start each free phase from the example's last free equilibrium"""
+    shuffle: bool = True
+    """visit the examples in a new seeded order in each epoch"""
+    seed: int = 0
+    """seed of the initial weights, the order and the signs of β"""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be ≥ 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be ≥ 0")
+
+    def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+        """Keys of the initial weights and of the training steps."""
+        init, steps = jax.random.split(jax.random.key(self.seed))
+        return init, steps
+
+
+_TYPES = (
+    Config,
+    EquilibriumPropagation,
+    Euler,
+    Hopfield,
+    Optimizer,
+    Sweep,
+    UserModel,
+)
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """A JSON object from which `config_from_json` makes the same configuration."""
+    return _encode(config)
+
+
+def config_from_json(record: dict[str, Any]) -> Config:
+    """The configuration that `config_to_json` wrote."""
+    config = _decode(record)
+    if not isinstance(config, Config):
+        raise ValueError("the record is no eqprop configuration")
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Read `config.json` of a run directory."""
+    try:
+        return config_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} does not exist; give a run directory that eqprop train made"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no eqprop configuration: {error}") from error
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, eqx.Module) or dataclasses.is_dataclass(value):
+        fields = {
+            field.name: _encode(getattr(value, field.name))
+            for field in dataclasses.fields(value)  # type: ignore[arg-type]
+        }
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _encode(item) for name, item in value.items()}
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {name: _decode(item) for name, item in value.items() if name != "type"}
+    if "type" not in value:
+        return fields
+    types = {cls.__name__: cls for cls in _TYPES}
+    return types[value["type"]](**fields)

@@ -1,0 +1,321 @@
+"""The compiled training loop: it knows batches and devices, and no learning rule.
+
+An epoch runs in chunks of steps, each one compiled loop with a dynamic number of
+iterations, so nothing is compiled again for a shorter chunk, the last batch or the
+next epoch.  The order of an epoch is a padded array of example numbers; the number
+N (one past the last example) stands for an empty place of the last batch.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from ..estimators import AbstractEstimator
+from ..relaxations import AbstractRelaxation, Status, relax
+from ..systems import AbstractSystem
+from ._optimizer import parameter_name
+
+CHUNK_SECONDS = 0.4
+
+
+class TrainState(eqx.Module):
+    """All that changes during training; saving it and loading it is the identity."""
+
+    system: AbstractSystem
+    cost: Any
+    optimizer_state: PyTree[Array]
+    particles: PyTree[Array] | None
+    epoch: Int[Array, ""]
+    step: Int[Array, ""]
+    failed: Bool[Array, ""]
+    sums: dict[str, Array]
+
+
+class Trainer(eqx.Module):
+    """What stays the same during training: the data, the rule and the optimizer."""
+
+    estimator: AbstractEstimator
+    optimizer: optax.GradientTransformation
+    x: PyTree[Array]
+    y: PyTree[Array]
+    key: PRNGKeyArray
+    seed: int = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    persistent: bool = eqx.field(static=True)
+    shuffle: bool = eqx.field(static=True)
+
+    @property
+    def examples(self) -> int:
+        """The number N of training examples."""
+        return len(jax.tree.leaves(self.x)[0])
+
+    @property
+    def steps(self) -> int:
+        """Updates per epoch."""
+        return -(-self.examples // self.batch_size)
+
+    def init(self, system: AbstractSystem, cost: Any) -> TrainState:
+        """The state before the first step."""
+        params = eqx.filter((system, cost), eqx.is_inexact_array)
+        if not jax.tree.leaves(params):
+            raise ValueError(
+                f"{type(system).__name__} has no parameters: none of its fields is a "
+                "floating-point array, so there is nothing to train"
+            )
+        particles = jax.vmap(system.init_state)(self.x) if self.persistent else None
+        state = TrainState(
+            system=system,
+            cost=cost,
+            optimizer_state=self.optimizer.init(params),
+            particles=particles,
+            epoch=jnp.array(0),
+            step=jnp.array(0),
+            failed=jnp.array(False),
+            sums=_zero_sums(len(weight_names(system, cost))),
+        )
+        # Every buffer of the state is donated to the first chunk: none may be shared.
+        return jax.tree.map(
+            lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf,
+            state,
+        )
+
+    def order(self, epoch: int) -> Int[Array, " places"]:
+        """The example numbers of an epoch, padded with N to whole batches."""
+        order = np.arange(self.examples)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+        empty = self.steps * self.batch_size - self.examples
+        return jnp.asarray(np.pad(order, (0, empty), constant_values=self.examples))
+
+    def epoch(self, state: TrainState) -> Iterator[TrainState]:
+        """Run the rest of the state's epoch; yields after every chunk of steps.
+
+        The first chunk is a single step; the others last about CHUNK_SECONDS.
+        """
+        order = self.order(int(state.epoch))
+        stop, length = int(state.step), 1
+        while stop < self.steps and not state.failed:
+            start, stop = stop, min(stop + length, self.steps)
+            began = time.perf_counter()
+            state = _advance((self, order, jnp.array(stop)), state)
+            jax.block_until_ready(state.step)
+            seconds = max(time.perf_counter() - began, 1e-6)
+            rate = (stop - start) / seconds
+            length = int(np.clip(rate * CHUNK_SECONDS, 1, 8 * length))
+            yield state
+
+    def next_epoch(self, state: TrainState) -> TrainState:
+        """The state at the start of the following epoch."""
+        return eqx.tree_at(
+            lambda s: (s.epoch, s.step, s.sums),
+            state,
+            (state.epoch + 1, jnp.array(0), jax.tree.map(jnp.zeros_like, state.sums)),
+        )
+
+    def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree]:
+        """Inputs, targets and initial states of the batch the state stands at."""
+        start = int(state.step) * self.batch_size
+        index = self.order(int(state.epoch))[start : start + self.batch_size]
+        index = index[index < self.examples]
+        particles = None if state.particles is None else _take(state.particles, index)
+        return _take(self.x, index), _take(self.y, index), particles
+
+    def _step(self, state: TrainState, order: Array) -> TrainState:
+        index = jax.lax.dynamic_slice_in_dim(
+            order, state.step * self.batch_size, self.batch_size
+        )
+        weight = None
+        if self.examples % self.batch_size:
+            weight = (index < self.examples).astype(float)
+        x, y = _take(self.x, index), _take(self.y, index)
+        particles = None if state.particles is None else _take(state.particles, index)
+        key = jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
+        gradient = self.estimator(
+            state.system, state.cost, x, y, state=particles, key=key, weight=weight
+        )
+        grads = (gradient.grads, gradient.cost_grads)
+        kept = index < self.examples
+        diverged = jnp.any(kept & (gradient.equilibrium.status == Status.diverged))
+        healthy = _finite((gradient.loss, grads)) & ~diverged
+
+        model = (state.system, state.cost)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, optimizer_state = self.optimizer.update(
+            grads, state.optimizer_state, params
+        )
+        # A failed step changes nothing, so that what is saved is still good.
+        updates = jax.tree.map(lambda u: jnp.where(healthy, u, 0), updates)
+        optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(healthy, new, old),
+            optimizer_state,
+            state.optimizer_state,
+        )
+        if state.particles is not None:
+            place = jnp.where(healthy, index, self.examples)
+            particles = jax.tree.map(
+                lambda all_, new: all_.at[place].set(new, mode="drop"),
+                state.particles,
+                gradient.equilibrium.state,
+            )
+        system, cost = eqx.apply_updates(model, updates)
+        batch = _measure(state.system, gradient, y, kept, params, updates)
+        sums = {
+            name: state.sums[name] + jnp.where(healthy, value, 0)
+            for name, value in batch.items()
+        }
+        return TrainState(
+            system=system,
+            cost=cost,
+            optimizer_state=optimizer_state,
+            particles=particles,
+            epoch=state.epoch,
+            step=state.step + healthy,
+            failed=~healthy,
+            sums=sums,
+        )
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainState:
+    """Step until `state.step` is `stop` or a step has failed."""
+    trainer, order, stop = fixed
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def running(arrays):
+        return (arrays.step < stop) & ~arrays.failed
+
+    def body(arrays):
+        moved = trainer._step(eqx.combine(arrays, static), order)
+        return eqx.filter(moved, eqx.is_array)
+
+    return eqx.combine(jax.lax.while_loop(running, body, arrays), static)
+
+
+def metrics(state: TrainState) -> dict[str, Any]:
+    """Means over the epoch so far, as plain numbers."""
+    sums = {name: np.asarray(value) for name, value in state.sums.items()}
+    examples, steps = max(float(sums["examples"]), 1), max(float(sums["batches"]), 1)
+    error = float(sums["errors"]) / examples
+    return {
+        "loss": float(sums["loss"]) / examples,
+        "train_error": None if np.isnan(error) else error,
+        "steps": float(sums["steps"]) / examples,
+        "settled": float(sums["settled"]) / examples,
+        "residual": float(sums["residual"]) / examples,
+        "relative_change": (sums["change"] / steps).tolist(),
+    }
+
+
+def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
+    """The parameters whose relative change ‖ΔW‖/‖W‖ is recorded."""
+    params = eqx.filter((system, cost), eqx.is_inexact_array)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
+
+
+@eqx.filter_jit
+def evaluate(
+    system: AbstractSystem,
+    cost: Any,
+    relaxation: AbstractRelaxation,
+    x: PyTree[Array],
+    y: PyTree[Array],
+    batch_size: int = 500,
+) -> dict[str, Array]:
+    """Means over examples that settle freely from `init_state`, batch by batch."""
+    examples = len(jax.tree.leaves(x)[0])
+    batch_size = min(batch_size, examples)
+
+    def add(k, sums):
+        index = k * batch_size + jnp.arange(batch_size)
+        kept = index < examples
+        inputs, targets = _take(x, index), _take(y, index)
+        equilibrium = relax(system, inputs, relaxation)
+        measured = _measure_states(system, cost, equilibrium, targets, kept)
+        return {name: sums[name] + measured[name] for name in sums}
+
+    zero = {name: jnp.zeros(()) for name in _zero_sums(0) if name in _STATE_SUMS}
+    sums = jax.lax.fori_loop(0, -(-examples // batch_size), add, zero)
+    return {name: value / examples for name, value in sums.items()}
+
+
+_STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")
+
+
+def _zero_sums(weights: int) -> dict[str, Array]:
+    names = ("examples", "batches", *_STATE_SUMS)
+    return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
+
+
+def _measure(system, gradient, y, kept, params, updates) -> dict[str, Array]:
+    """What one step adds to the epoch's sums."""
+    count = jnp.sum(kept)
+    states = _measure_states(system, None, gradient.equilibrium, y, kept)
+    change = [
+        jnp.linalg.norm(u.ravel()) / (jnp.linalg.norm(p.ravel()) + _tiny(p))
+        for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
+        if _is_weight(p, params)
+    ]
+    return states | {
+        "examples": count,
+        "batches": jnp.array(1),
+        "loss": gradient.loss * count,
+        "change": jnp.stack(change),
+    }
+
+
+def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
+    """Sums over the kept examples of a batch of equilibria."""
+    prediction = jax.vmap(system.readout)(equilibrium.state)
+    sums = {
+        "errors": _errors(prediction, y),
+        "steps": equilibrium.steps,
+        "settled": equilibrium.status == Status.settled,
+        "residual": equilibrium.residual,
+    }
+    if cost is not None:
+        sums["loss"] = jax.vmap(cost)(prediction, y)
+    return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
+
+
+def _errors(prediction: Array, y: Any) -> Float[Array, " batch"]:
+    """1 where the largest output is not the labelled one; NaN for other targets.
+
+    Labels are integers `[batch]` or one-hot rows `[batch, classes]`; a single row
+    that is not one-hot makes the mean NaN, which is reported as no error at all.
+    """
+    batch = prediction.shape[0]
+    if prediction.ndim != 2 or not hasattr(y, "dtype"):
+        return jnp.full(batch, jnp.nan)
+    chosen = jnp.argmax(prediction, axis=-1)
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1:
+        return (chosen != y).astype(float)
+    if y.shape == prediction.shape and y.shape[1] > 1:
+        one_hot = jnp.all((y == 0) | (y == 1), -1) & (jnp.sum(y, -1) == 1)
+        return jnp.where(one_hot, chosen != jnp.argmax(y, -1), jnp.nan)
+    return jnp.full(batch, jnp.nan)
+
+
+def _take(tree: PyTree[Array], index: Array) -> PyTree[Array]:
+    return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), tree)
+
+
+def _is_weight(leaf: Array, params: PyTree) -> bool:
+    """Matrices and kernels; every parameter of a model that has none of them."""
+    return leaf.ndim >= 2 or all(p.ndim < 2 for p in jax.tree.leaves(params))
+
+
+def _finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(checks))
+
+
+def _tiny(leaf: Array) -> float:
+    return float(jnp.finfo(leaf.dtype).tiny)

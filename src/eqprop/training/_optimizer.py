@@ -1,0 +1,107 @@
+"""From a named optax optimizer and per-layer learning rates to one transformation."""
+
+import dataclasses
+import difflib
+import inspect
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Any optax optimizer, with one learning rate or one for each layer."""
+
+    name: str = "sgd"
+    """a function of optax, e.g. sgd, adam, adamw, lion"""
+    lr: tuple[float, ...] = (0.05,)
+    """learning rate: one, or one per layer from the input side on"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """course of the learning rate; cosine falls to 0 at the last step"""
+    options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """further arguments of the optax function, e.g. momentum 0.9"""
+
+    def __post_init__(self):
+        if not self.lr or any(not 0 <= lr < float("inf") for lr in self.lr):
+            raise ValueError(
+                f"optimizer.lr is {self.lr}; give one or more numbers ≥ 0, e.g. 0.05"
+            )
+        accepted = _arguments(self.name)
+        for option in self.options:
+            if option not in accepted:
+                raise ValueError(
+                    f"optimizer.options: optax.{self.name} has no {option!r}; it takes "
+                    + ", ".join(accepted)
+                )
+
+    def build(self, model: PyTree, steps: int) -> optax.GradientTransformation:
+        """The transformation for the parameters of `model` and `steps` updates."""
+        groups = parameter_groups(model)
+        names = list(dict.fromkeys(jax.tree.leaves(groups)))
+        if len(self.lr) not in (1, len(names)):
+            raise ValueError(
+                f"optimizer.lr has {len(self.lr)} values; give one for all, or one "
+                f"for each of the {len(names)} layers: {', '.join(names)}"
+            )
+        if len(self.lr) == 1:
+            return self._one(self.lr[0], steps)
+        return optax.multi_transform(
+            {name: self._one(lr, steps) for name, lr in zip(names, self.lr, strict=True)},
+            groups,
+        )
+
+    def _one(self, lr: float, steps: int) -> optax.GradientTransformation:
+        rate = lr if self.schedule == "constant" else optax.cosine_decay_schedule(lr, steps)
+        return getattr(optax, self.name)(rate, **self.options)
+
+
+def parameter_groups(model: PyTree) -> PyTree[str]:
+    """The layer of each parameter, as a tree of names, in the order of the layers.
+
+    The first index on the path to a parameter is its layer (`.weights[0]` and
+    `.biases[0]` share layer 0); a parameter without an index is a layer of its own.
+    """
+    params = eqx.filter(model, eqx.is_inexact_array)
+
+    def name(path, _):
+        for entry in path[1:]:
+            if isinstance(entry, jax.tree_util.SequenceKey):
+                return f"{_root(path)}layer {entry.idx + 1}"
+        return parameter_name(path)
+
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """`weights[0]` for a parameter of the system, `cost.weight` for one of the cost.
+
+    `path` leads through the pair `(system, cost)`.
+    """
+    return _root(path) + jax.tree_util.keystr(path[1:]).lstrip(".")
+
+
+def _root(path: tuple[Any, ...]) -> str:
+    return "cost." if path[0].idx == 1 else ""
+
+
+def _arguments(name: str) -> list[str]:
+    function = getattr(optax, name, None)
+    parameters = {}
+    if inspect.isfunction(function):
+        parameters = inspect.signature(function).parameters
+    if "learning_rate" not in parameters:
+        known = [n for n in dir(optax) if "learning_rate" in _signature(n)]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "e.g. " + ", ".join(known[:8])
+        raise ValueError(f"optimizer.name is {name!r}, no optimizer of optax; {hint}")
+    return [parameter for parameter in parameters if parameter != "learning_rate"]
+
+
+def _signature(name: str) -> tuple[str, ...]:
+    function = getattr(optax, name)
+    if not inspect.isfunction(function):
+        return ()
+    return tuple(inspect.signature(function).parameters)
