@@ -155,7 +155,7 @@ def test_find_never_downloads(mirrors, cache):
 
 def test_find_knows_its_names():
     """Fails if a name without files is answered with None: not found yet."""
-    with pytest.raises(ValueError, match="'digits'.*mnist and fashion-mnist"):
+    with pytest.raises(ValueError, match=r"'digits'.*mnist and fashion-mnist"):
         data.find("digits")
 
 
@@ -163,7 +163,7 @@ def test_find_knows_its_names():
 def test_environment_names_no_folder(call, tmp_path, monkeypatch):
     """Fails if a mistyped EQPROP_DATA silently starts a download."""
     monkeypatch.setenv("EQPROP_DATA", str(tmp_path / "typo"))
-    with pytest.raises(ValueError, match="EQPROP_DATA = .*typo.*no such folder"):
+    with pytest.raises(ValueError, match=r"EQPROP_DATA = .*typo.*no such folder"):
         call("mnist")
 
 

@@ -123,7 +123,7 @@ def test_npz_that_is_none(tmp_path, content):
     """Fails if a text or a truncated file is unpickled, or trips zipfile."""
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not an .npz file") as error:
+    with pytest.raises(ValueError, match=r"not an \.npz file") as error:
         data.load(path)
     assert str(path) in str(error.value)
 

@@ -36,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = argv
     if command not in COMMANDS:
-        return fail(
-            f"there is no command {command!r}; {suggest(command, COMMANDS)}", 2
-        )
+        return fail(f"there is no command {command!r}; {suggest(command, COMMANDS)}", 2)
     try:
         return COMMANDS[command][0](rest)
     except TrainingInterrupted as stop:

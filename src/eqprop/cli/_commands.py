@@ -10,6 +10,7 @@ import tyro
 from .. import data, recipes as _recipes, runs
 from ._console import (
     cache_folder,
+    Flag,
     parse,
     percent,
     print_json,
@@ -26,7 +27,7 @@ class EvalOptions:
     """run directory"""
     data: Path | None = None
     """FILE.npz with arrays x and y (default: the run's own test set)"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
@@ -40,7 +41,7 @@ class PredictOptions:
     """FILE.npz with an array x"""
     out: Path | None = None
     """FILE.npz to write (default: the input's name with -predictions)"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
@@ -48,7 +49,7 @@ class PredictOptions:
 class ListOptions:
     """Print a list."""
 
-    json: bool = False
+    json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
@@ -76,6 +77,8 @@ def evaluate(argv: list[str]) -> int:
         percent(found["settled"]),
     )
     table("", ("data", "examples", "error", "loss", "steps", "settled"), [row])
+    if "error_cold" in found:
+        print(f"error from a cold start: {percent(found['error_cold'])}")
     return 0
 
 
@@ -100,7 +103,9 @@ def predict(argv: list[str]) -> int:
         error = float(np.mean(arrays["label"] != y))
     if options.json:
         shape = list(outputs.shape)
-        print_json({"out": str(out), "shape": shape, "arrays": [*arrays], "error": error})
+        print_json(
+            {"out": str(out), "shape": shape, "arrays": [*arrays], "error": error}
+        )
         return 0
     held = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
     print(f"wrote {out}: {held}")
@@ -115,9 +120,7 @@ def recipes(argv: list[str]) -> int:
     fields = ("name", "summary", "paper", "expected")
     rows = [[getattr(r, f) for f in fields] for r in _recipes.RECIPES.values()]
     if options.json:
-        print_json(
-            {"recipes": [dict(zip(fields, row, strict=True)) for row in rows]}
-        )
+        print_json({"recipes": [dict(zip(fields, row, strict=True)) for row in rows]})
     else:
         table("", ("recipe", "what", "paper", "expected"), rows)
     return 0
@@ -128,10 +131,11 @@ def info(argv: list[str]) -> int:
     options = parse(ListOptions, "info", argv)
     found = runs.environment()
     del found["command"], found["time"]
-    found["data"] = {"digits": "embedded in scikit-learn"}
+    folders: dict[str, str | None] = {"digits": "embedded in scikit-learn"}
     for name in ("mnist", "fashion-mnist"):
         folder = data.find(name)
-        found["data"][name] = None if folder is None else str(folder)
+        folders[name] = None if folder is None else str(folder)
+    found["data"] = folders
     found["compilation_cache"] = str(cache_folder())
     if options.json:
         print_json(found)

@@ -12,6 +12,9 @@ import tyro
 
 T = TypeVar("T")
 
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+"""A switch that is off unless named."""
+
 
 def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None) -> T:
     """Parse options into a dataclass; tyro prints help and errors itself."""
@@ -20,7 +23,7 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None)
         prog=f"eqprop {command}",
         args=list(argv),
         default=default,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 

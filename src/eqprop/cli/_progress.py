@@ -37,7 +37,9 @@ class Progress(Observer):
 
     def on_chunk(self, state, record: dict[str, Any]):
         done = (record["epoch"] - 1) * self._trainer.steps + record["step"]
-        examples = min(record["step"] * self._trainer.batch_size, self._trainer.examples)
+        examples = min(
+            record["step"] * self._trainer.batch_size, self._trainer.examples
+        )
         rate = examples / record["seconds"]
         self._bar.update(
             self._task,

@@ -8,7 +8,7 @@ import tyro
 
 from .. import recipes, runs
 from ..training import Config, UserModel
-from ._console import parse, percent, print_json, table, use_compilation_cache
+from ._console import Flag, parse, percent, print_json, table, use_compilation_cache
 from ._progress import Progress
 
 
@@ -23,7 +23,7 @@ class TrainOptions:
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     resume: Path | None = None
     """go on with the run in this directory; takes no options but --epochs, --json"""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
@@ -35,7 +35,7 @@ class ResumeOptions:
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
@@ -45,9 +45,7 @@ def main(argv: list[str]) -> int:
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         options = parse(ResumeOptions, "train", argv)
         with Progress() as progress:
-            run = runs.resume(
-                options.resume, epochs=options.epochs, observer=progress
-            )
+            run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
         return _finish(run, options.json)
     name, rest = _recipe_name(argv)
     config = recipes.recipe(name).config
@@ -98,6 +96,8 @@ def _finish(run: runs.Run, json: bool) -> int:
         ("validation", percent(last["val_error"]), _number(last["val_loss"])),
         ("test", percent(last["test_error"]), _number(last["test_loss"])),
     ]
+    if "test_error_cold" in last:
+        rows.append(("test, from a cold start", percent(last["test_error_cold"]), "–"))
     table("", ("examples", "error", "loss"), rows)
     print(
         f"{last['epoch']} epochs in {last['training_seconds']:.1f} s of training; "

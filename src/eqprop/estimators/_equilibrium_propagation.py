@@ -91,9 +91,7 @@ class EquilibriumPropagation(AbstractEstimator):
             phases = nudged.state
         x, y, start = replace_ignored((x, y, free.state), weight)
         phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
-        grads, cost_grads = _contrast(
-            system, cost, x, y, start, phases, betas, weight
-        )
+        grads, cost_grads = _contrast(system, cost, x, y, start, phases, betas, weight)
         loss = jax.vmap(lambda s, y: cost(system.readout(s), y))(start, y)
         return Gradient(
             loss=weighted_mean(loss, weight),

@@ -7,6 +7,7 @@ from ._base import (
     AbstractRelaxation as AbstractRelaxation,
     Dynamics as Dynamics,
     Equilibrium as Equilibrium,
+    initial_state as initial_state,
     Status as Status,
     relax as relax,
 )

@@ -40,5 +40,3 @@ def largest(velocity: State) -> jax.Array:
     """‖velocity‖∞ over all leaves; NaN if any entry is."""
     leaves = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(velocity)]
     return jnp.max(jnp.stack(leaves))
-
-

@@ -116,7 +116,9 @@ def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:
         return readout(_replace(block, s, leaves))
 
     jacobian = jax.jacrev(of_block)(_leaves(block, s))
-    rows = jnp.abs(sum(jnp.sum(jnp.abs(j), _unit_axes(readout, s, j)) for j in jacobian))
+    rows = jnp.abs(
+        sum(jnp.sum(jnp.abs(j), _unit_axes(readout, s, j)) for j in jacobian)
+    )
     upper = getattr(dynamics.cost, "curvature", 1.0)
     lower = getattr(dynamics.cost, "least_curvature", 0.0)
     curvatures = []

@@ -49,7 +49,7 @@ def check_system(system: Any, x: Any, state: Any) -> None:
                 "state that settles must be floating point"
             )
     if has_potential(system):
-        function = getattr(system, "potential")
+        function = system.potential  # type: ignore[attr-defined]
         scalar = _eval(name, "energy or primitive", function, x, state)
         if not hasattr(scalar, "shape") or scalar.shape != ():
             raise ValueError(
@@ -57,7 +57,9 @@ def check_system(system: Any, x: Any, state: Any) -> None:
                 f"{getattr(scalar, 'shape', type(scalar))}; it must be a scalar, shape "
                 "(). Sum over units; eqprop adds the batch axis itself."
             )
-    _check_same(name, "velocity", _eval(name, "velocity", system.velocity, x, state), state)
+    _check_same(
+        name, "velocity", _eval(name, "velocity", system.velocity, x, state), state
+    )
     _check_same(name, "project", _eval(name, "project", system.project, state), state)
     if not hasattr(_eval(name, "readout", system.readout, state), "shape"):
         raise ValueError(f"{name}.readout must return one array, the prediction")

@@ -83,9 +83,7 @@ class HopfieldEnergy(AbstractEnergy):
         return jnp.asarray(leak - synapses)
 
     def project(self, s: Layers) -> Layers:
-        return tuple(
-            rho.project(u) for rho, u in zip(self.activations, s, strict=True)
-        )
+        return tuple(rho.project(u) for rho, u in zip(self.activations, s, strict=True))
 
     def readout(self, s: Layers) -> Float[Array, " outputs"]:
         return s[-1]

@@ -13,15 +13,15 @@ from ._config import (
 )
 from ._diagnosis import TrainingDiverged as TrainingDiverged
 from ._fit import (
-    evaluation as evaluation,
-    Examples as Examples,
     Fit as Fit,
     fit as fit,
+    make_trainer as make_trainer,
     Observer as Observer,
     run_epochs as run_epochs,
 )
 from ._loop import (
     evaluate as evaluate,
+    Examples as Examples,
     Trainer as Trainer,
     TrainState as TrainState,
     weight_names as weight_names,

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,12 +13,10 @@ from jaxtyping import Array, PyTree
 from ..estimators import AbstractEstimator
 from ..systems import AbstractSystem, _check
 from ._diagnosis import diagnose
-from ._loop import evaluate, metrics, Trainer, TrainState
+from ._loop import evaluate, Examples, metrics, Trainer, TrainState
 from ._optimizer import Optimizer
 
 COLD_EXAMPLES = 1000
-
-Examples = tuple[PyTree[Array], PyTree[Array]]
 
 
 class Observer:
@@ -85,35 +84,51 @@ def fit(
         raise ValueError(
             f"epochs={epochs} and batch_size={batch_size}; both must be at least 1"
         )
-    x, y, validation, test = jax.tree.map(jnp.asarray, (x, y, validation, test))
-    examples = _check.batch_size(x=x, y=y)
-    if optimizer is None:
-        optimizer = Optimizer("adam", (1e-3,))
-    if isinstance(optimizer, Optimizer):
-        steps = epochs * -(-examples // batch_size)
-        optimizer = optimizer.build((system, cost), steps)
-    trainer = Trainer(
+    trainer = make_trainer(
+        system,
+        cost,
+        {"train": (x, y), "validation": validation, "test": test},
         estimator=estimator,
-        optimizer=optimizer,
-        x=x,
-        y=y,
+        optimizer=Optimizer("adam", (1e-3,)) if optimizer is None else optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
         key=jax.random.key(seed),
         seed=seed,
-        batch_size=min(batch_size, examples),
         persistent=persistent,
         shuffle=shuffle,
     )
     history: list[dict[str, Any]] = []
-    state = run_epochs(
-        trainer,
-        trainer.init(system, cost),
-        epochs,
-        history,
-        validation=validation,
-        test=test,
-        observer=observer or Observer(),
-    )
+    start = trainer.init(system, cost)
+    state = run_epochs(trainer, start, epochs, history, observer or Observer())
     return Fit(state.system, state.cost, history)
+
+
+def make_trainer(
+    system: AbstractSystem,
+    cost: Any,
+    splits: dict[str, Examples | None],
+    *,
+    optimizer: optax.GradientTransformation | Optimizer,
+    epochs: int,
+    batch_size: int,
+    **settings: Any,
+) -> Trainer:
+    """Put the data on the device, build the optimizer and check the first batch."""
+    present = {name: split for name, split in splits.items() if split is not None}
+    present = jax.tree.map(jnp.asarray, present)
+    x, y = present["train"]
+    examples = _check.batch_size(x=x, y=y)
+    batch_size = min(batch_size, examples)
+    if isinstance(optimizer, Optimizer):
+        steps = epochs * -(-examples // batch_size)
+        optimizer = optimizer.build((system, cost), steps)
+    trainer = Trainer(
+        optimizer=optimizer, splits=present, batch_size=batch_size, **settings
+    )
+    # A model that does not fit its data is an error before anything runs.
+    first = jax.tree.map(lambda leaf: leaf[:batch_size], (x, y))
+    eqx.filter_eval_shape(trainer.estimator, system, cost, *first, key=trainer.key)
+    return trainer
 
 
 def run_epochs(
@@ -121,9 +136,6 @@ def run_epochs(
     state: TrainState,
     epochs: int,
     history: list[dict[str, Any]],
-    *,
-    validation: Examples | None,
-    test: Examples | None,
     observer: Observer,
     seconds: float = 0.0,
 ) -> TrainState:
@@ -135,14 +147,19 @@ def run_epochs(
     observer.on_start(trainer, state, epochs)
     while int(state.epoch) < epochs:
         began = time.perf_counter() - seconds
-        for state in trainer.epoch(state):
-            seconds = time.perf_counter() - began
+        for moved in trainer.epoch(state):
+            state, seconds = moved, time.perf_counter() - began
             if state.failed:
                 observer.on_failure(state)
                 raise diagnose(trainer, state)
             observer.on_chunk(state, _progress(trainer, state, seconds))
         elapsed += seconds
-        record = _record(trainer, state, seconds, elapsed, validation, test)
+        state, record = _record(trainer, state, int(state.epoch) + 1 == epochs)
+        record |= {
+            "seconds": seconds,
+            "training_seconds": elapsed,
+            "examples_per_second": trainer.examples / seconds,
+        }
         history.append(record)
         state, seconds = trainer.next_epoch(state), 0.0
         observer.on_epoch(state, record)
@@ -160,37 +177,31 @@ def _progress(trainer: Trainer, state: TrainState, seconds: float) -> dict[str, 
 
 
 def _record(
-    trainer: Trainer,
-    state: TrainState,
-    seconds: float,
-    elapsed: float,
-    validation: Examples | None,
-    test: Examples | None,
-) -> dict[str, Any]:
-    """The line of `metrics.jsonl` of the epoch that has just ended."""
-    record = {"epoch": int(state.epoch) + 1, **metrics(state)}
-    for name, split in (("val", validation), ("test", test)):
-        found = None if split is None else _evaluate(trainer, state, *split)
-        record[f"{name}_error"] = None if found is None else found["error"]
-        record[f"{name}_loss"] = None if found is None else found["loss"]
+    trainer: Trainer, state: TrainState, last: bool
+) -> tuple[TrainState, dict[str, Any]]:
+    """What is measured at the end of an epoch.
+
+    Where states persist, `…_error` is that of the persistent states, as in paper A,
+    and `…_error_cold` of the last epoch that of a network which starts anew.
+    """
+    record: dict[str, Any] = {"epoch": int(state.epoch) + 1, **metrics(state)}
+    for split, name in (("validation", "val"), ("test", "test")):
+        error = loss = None
+        if split in trainer.splits:
+            state, found = trainer.evaluate(state, split)
+            error, loss = found["error"], found["loss"]
+            if trainer.persistent and last:
+                cold = _cold(trainer, state, split, None)
+                record[f"{name}_error_cold"] = cold["error"]
+        record[f"{name}_error"], record[f"{name}_loss"] = error, loss
     if trainer.persistent:
-        few = jax.tree.map(lambda leaf: leaf[:COLD_EXAMPLES], (trainer.x, trainer.y))
-        record["residual_cold"] = _evaluate(trainer, state, *few)["residual"]
-    record["seconds"] = seconds
-    record["training_seconds"] = elapsed
-    record["examples_per_second"] = trainer.examples / seconds
-    return record
+        few = _cold(trainer, state, "train", COLD_EXAMPLES)
+        record["residual_cold"] = few["residual"]
+    return state, record
 
 
-def _evaluate(trainer: Trainer, state: TrainState, x: Any, y: Any) -> dict[str, Any]:
-    return evaluation(state.system, state.cost, trainer.estimator.free, x, y)
-
-
-def evaluation(system, cost, relaxation, x: Any, y: Any) -> dict[str, Any]:
-    """`evaluate` as plain numbers; the error is None where y holds no classes."""
-    found = {
-        name: float(value)
-        for name, value in evaluate(system, cost, relaxation, x, y).items()
-    }
-    error = found.pop("errors")
-    return {"error": None if error != error else error, **found}
+def _cold(
+    trainer: Trainer, state: TrainState, split: str, count: int | None
+) -> dict[str, Any]:
+    x, y = jax.tree.map(lambda leaf: leaf[:count], trainer.splits[split])
+    return evaluate(state.system, state.cost, trainer.estimator.free, x, y)[0]

@@ -18,20 +18,29 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..estimators import AbstractEstimator
-from ..relaxations import AbstractRelaxation, Status, relax
+from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..systems import AbstractSystem
 from ._optimizer import parameter_name
 
 CHUNK_SECONDS = 0.4
+EVALUATION_BATCH = 500
+
+
+Examples = tuple[PyTree[Array], PyTree[Array]]
 
 
 class TrainState(eqx.Module):
-    """All that changes during training; saving it and loading it is the identity."""
+    """All that changes during training; saving it and loading it is the identity.
+
+    `particles` holds the last free equilibrium of every example, by split, where
+    states persist (paper A, section 5: the authors keep those of the validation and
+    test examples too), else nothing.
+    """
 
     system: AbstractSystem
     cost: Any
     optimizer_state: PyTree[Array]
-    particles: PyTree[Array] | None
+    particles: dict[str, PyTree[Array]]
     epoch: Int[Array, ""]
     step: Int[Array, ""]
     failed: Bool[Array, ""]
@@ -43,8 +52,7 @@ class Trainer(eqx.Module):
 
     estimator: AbstractEstimator
     optimizer: optax.GradientTransformation
-    x: PyTree[Array]
-    y: PyTree[Array]
+    splits: dict[str, Examples]
     key: PRNGKeyArray
     seed: int = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
@@ -54,7 +62,7 @@ class Trainer(eqx.Module):
     @property
     def examples(self) -> int:
         """The number N of training examples."""
-        return len(jax.tree.leaves(self.x)[0])
+        return len(jax.tree.leaves(self.splits["train"])[0])
 
     @property
     def steps(self) -> int:
@@ -69,7 +77,10 @@ class Trainer(eqx.Module):
                 f"{type(system).__name__} has no parameters: none of its fields is a "
                 "floating-point array, so there is nothing to train"
             )
-        particles = jax.vmap(system.init_state)(self.x) if self.persistent else None
+        particles = {}
+        if self.persistent:
+            for name, (x, _) in self.splits.items():
+                particles[name] = initial_state(system, x, None)
         state = TrainState(
             system=system,
             cost=cost,
@@ -124,8 +135,27 @@ class Trainer(eqx.Module):
         start = int(state.step) * self.batch_size
         index = self.order(int(state.epoch))[start : start + self.batch_size]
         index = index[index < self.examples]
-        particles = None if state.particles is None else _take(state.particles, index)
-        return _take(self.x, index), _take(self.y, index), particles
+        return *_take(self.splits["train"], index), self._particles(state, index)
+
+    def evaluate(self, state: TrainState, split: str) -> tuple[TrainState, dict]:
+        """Measure a held-out split, from its persistent states where they are kept."""
+        x, y = self.splits[split]
+        found, particles = evaluate(
+            state.system,
+            state.cost,
+            self.estimator.free,
+            x,
+            y,
+            state.particles.get(split),
+        )
+        if split in state.particles:
+            moved = state.particles | {split: particles}
+            state = eqx.tree_at(lambda s: s.particles, state, moved)
+        return state, found
+
+    def _particles(self, state: TrainState, index: Array) -> PyTree[Array] | None:
+        kept = state.particles.get("train")
+        return None if kept is None else _take(kept, index)
 
     def _step(self, state: TrainState, order: Array) -> TrainState:
         index = jax.lax.dynamic_slice_in_dim(
@@ -134,8 +164,8 @@ class Trainer(eqx.Module):
         weight = None
         if self.examples % self.batch_size:
             weight = (index < self.examples).astype(float)
-        x, y = _take(self.x, index), _take(self.y, index)
-        particles = None if state.particles is None else _take(state.particles, index)
+        x, y = _take(self.splits["train"], index)
+        particles = self._particles(state, index)
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
         gradient = self.estimator(
             state.system, state.cost, x, y, state=particles, key=key, weight=weight
@@ -157,13 +187,15 @@ class Trainer(eqx.Module):
             optimizer_state,
             state.optimizer_state,
         )
-        if state.particles is not None:
+        kept_particles = state.particles
+        if "train" in kept_particles:
             place = jnp.where(healthy, index, self.examples)
-            particles = jax.tree.map(
+            moved = jax.tree.map(
                 lambda all_, new: all_.at[place].set(new, mode="drop"),
-                state.particles,
+                kept_particles["train"],
                 gradient.equilibrium.state,
             )
+            kept_particles = kept_particles | {"train": moved}
         system, cost = eqx.apply_updates(model, updates)
         batch = _measure(state.system, gradient, y, kept, params, updates)
         sums = {
@@ -174,7 +206,7 @@ class Trainer(eqx.Module):
             system=system,
             cost=cost,
             optimizer_state=optimizer_state,
-            particles=particles,
+            particles=kept_particles,
             epoch=state.epoch,
             step=state.step + healthy,
             failed=~healthy,
@@ -220,30 +252,49 @@ def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
     return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
 
 
-@eqx.filter_jit
 def evaluate(
     system: AbstractSystem,
     cost: Any,
     relaxation: AbstractRelaxation,
     x: PyTree[Array],
     y: PyTree[Array],
-    batch_size: int = 500,
-) -> dict[str, Array]:
-    """Means over examples that settle freely from `init_state`, batch by batch."""
-    examples = len(jax.tree.leaves(x)[0])
-    batch_size = min(batch_size, examples)
+    particles: PyTree[Array] | None = None,
+) -> tuple[dict[str, Any], PyTree[Array] | None]:
+    """Means over examples that settle freely, and their equilibria if kept.
 
-    def add(k, sums):
-        index = k * batch_size + jnp.arange(batch_size)
+    The states start from `particles`, or from `init_state` where `None`.  The error
+    is `None` where y holds no classes.
+    """
+    sums, particles = _evaluate(system, cost, relaxation, x, y, particles)
+    examples = len(jax.tree.leaves(x)[0])
+    found = {name: float(value) / examples for name, value in sums.items()}
+    error = found.pop("errors")
+    return {"error": None if np.isnan(error) else error, **found}, particles
+
+
+@eqx.filter_jit
+def _evaluate(system, cost, relaxation, x, y, particles):
+    examples = len(jax.tree.leaves(x)[0])
+    size = min(EVALUATION_BATCH, examples)
+
+    def add(k, carry):
+        sums, particles = carry
+        index = k * size + jnp.arange(size)
         kept = index < examples
         inputs, targets = _take(x, index), _take(y, index)
-        equilibrium = relax(system, inputs, relaxation)
+        start = None if particles is None else _take(particles, index)
+        equilibrium = relax(system, inputs, relaxation, state=start)
+        if particles is not None:
+            particles = jax.tree.map(
+                lambda all_, new: all_.at[index].set(new, mode="drop"),
+                particles,
+                equilibrium.state,
+            )
         measured = _measure_states(system, cost, equilibrium, targets, kept)
-        return {name: sums[name] + measured[name] for name in sums}
+        return {name: sums[name] + measured[name] for name in sums}, particles
 
-    zero = {name: jnp.zeros(()) for name in _zero_sums(0) if name in _STATE_SUMS}
-    sums = jax.lax.fori_loop(0, -(-examples // batch_size), add, zero)
-    return {name: value / examples for name, value in sums.items()}
+    zero = {name: jnp.zeros(()) for name in _STATE_SUMS}
+    return jax.lax.fori_loop(0, -(-examples // size), add, (zero, particles))
 
 
 _STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")

@@ -49,12 +49,19 @@ class Optimizer:
         if len(self.lr) == 1:
             return self._one(self.lr[0], steps)
         return optax.multi_transform(
-            {name: self._one(lr, steps) for name, lr in zip(names, self.lr, strict=True)},
+            {
+                name: self._one(lr, steps)
+                for name, lr in zip(names, self.lr, strict=True)
+            },
             groups,
         )
 
     def _one(self, lr: float, steps: int) -> optax.GradientTransformation:
-        rate = lr if self.schedule == "constant" else optax.cosine_decay_schedule(lr, steps)
+        rate = (
+            lr
+            if self.schedule == "constant"
+            else optax.cosine_decay_schedule(lr, steps)
+        )
         return getattr(optax, self.name)(rate, **self.options)
 
 
