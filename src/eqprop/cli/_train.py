@@ -78,7 +78,7 @@ def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
 
 def _option(argv: list[str], name: str) -> str | None:
     """The value of `--name VALUE` or `--name=VALUE`, before the real parse."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == name:
             return following
         if word.startswith(name + "="):

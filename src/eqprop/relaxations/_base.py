@@ -206,7 +206,7 @@ def _relax(system, x, relaxation, state, cost, y, beta, key) -> Equilibrium:
 
 
 def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:
-    """The checked batched state to start from, in the dtype of the velocity."""
+    """The checked batched state to start from, in the widest dtype of the system."""
     one = _check.example(x)
     expected = _check.initial_state(system, one)
     _check.check_system(system, one, expected)
@@ -215,9 +215,15 @@ def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:
     else:
         _check.batch_size(x=x, state=state)
         _check.check_given_state(system, expected, _check.example(state))
+    # A float32 init_state must not round a float64 system, nor a real one a complex.
+    real = [
+        leaf.dtype
+        for leaf in jax.tree.leaves(eqx.filter((system, x), eqx.is_inexact_array))
+        if not jnp.iscomplexobj(leaf)
+    ]
     velocity = jax.eval_shape(jax.vmap(system.velocity), x, state)
     return jax.tree.map(
-        lambda u, v: jnp.asarray(u, jnp.result_type(u, v)), state, velocity
+        lambda u, v: jnp.asarray(u, jnp.result_type(u, v, *real)), state, velocity
     )
 
 

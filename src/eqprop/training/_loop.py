@@ -24,6 +24,7 @@ from ._optimizer import parameter_name
 
 CHUNK_SECONDS = 0.4
 EVALUATION_BATCH = 500
+CHANGE_EVERY = 16
 
 
 Examples = tuple[PyTree[Array], PyTree[Array]]
@@ -197,7 +198,8 @@ class Trainer(eqx.Module):
             )
             kept_particles = kept_particles | {"train": moved}
         system, cost = eqx.apply_updates(model, updates)
-        batch = _measure(state.system, gradient, y, kept, params, updates)
+        batch = _measure(state.system, gradient, y, kept)
+        batch |= _measure_change(state.step, params, updates)
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)
             for name, value in batch.items()
@@ -233,7 +235,7 @@ def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainSta
 def metrics(state: TrainState) -> dict[str, Any]:
     """Means over the epoch so far, as plain numbers."""
     sums = {name: np.asarray(value) for name, value in state.sums.items()}
-    examples, steps = max(float(sums["examples"]), 1), max(float(sums["batches"]), 1)
+    examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
     error = float(sums["errors"]) / examples
     return {
         "loss": float(sums["loss"]) / examples,
@@ -241,7 +243,7 @@ def metrics(state: TrainState) -> dict[str, Any]:
         "steps": float(sums["steps"]) / examples,
         "settled": float(sums["settled"]) / examples,
         "residual": float(sums["residual"]) / examples,
-        "relative_change": (sums["change"] / steps).tolist(),
+        "relative_change": (sums["change"] / changes).tolist(),
     }
 
 
@@ -301,25 +303,36 @@ _STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")
 
 
 def _zero_sums(weights: int) -> dict[str, Array]:
-    names = ("examples", "batches", *_STATE_SUMS)
+    names = ("examples", "changes", *_STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
-def _measure(system, gradient, y, kept, params, updates) -> dict[str, Array]:
+def _measure(system, gradient, y, kept) -> dict[str, Array]:
     """What one step adds to the epoch's sums."""
     count = jnp.sum(kept)
     states = _measure_states(system, None, gradient.equilibrium, y, kept)
-    change = [
-        jnp.linalg.norm(u.ravel()) / (jnp.linalg.norm(p.ravel()) + _tiny(p))
+    return states | {"examples": count, "loss": gradient.loss * count}
+
+
+def _measure_change(step, params, updates) -> dict[str, Array]:
+    """‖ΔW‖/‖W‖ of every weight, measured at one step in CHANGE_EVERY."""
+    pairs = [
+        (p, u)
         for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
         if _is_weight(p, params)
     ]
-    return states | {
-        "examples": count,
-        "batches": jnp.array(1),
-        "loss": gradient.loss * count,
-        "change": jnp.stack(change),
-    }
+
+    def measure():
+        norms = [
+            jnp.linalg.norm(u.ravel()) / (jnp.linalg.norm(p.ravel()) + _tiny(p))
+            for p, u in pairs
+        ]
+        return {"change": jnp.stack(norms).astype(float), "changes": jnp.ones(())}
+
+    def skip():
+        return {"change": jnp.zeros(len(pairs)), "changes": jnp.zeros(())}
+
+    return jax.lax.cond(step % CHANGE_EVERY == 0, measure, skip)
 
 
 def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:

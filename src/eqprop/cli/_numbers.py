@@ -1,0 +1,63 @@
+"""How numbers are read from the command line, and what is said of a word that is none.
+
+tyro's own rules would repeat Python's messages ("invalid literal for int() with base
+10"); these name the word and what was expected.
+"""
+
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
+
+NUMBERS = ConstructorRegistry()
+
+
+@NUMBERS.primitive_rule
+def _one(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """int, float, and unions of them, with None or without."""
+    kinds = get_args(info.type) or (info.type,)
+    if not {int, float} & set(kinds) or not {int, float, NoneType} >= set(kinds):
+        return None
+    names = {NoneType: "{None}", int: "INT", float: "FLOAT"}
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="|".join(name for kind, name in names.items() if kind in kinds),
+        instance_from_str=lambda words: _parsed(words[0], kinds),
+        is_instance=lambda value: type(value) in kinds,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@NUMBERS.primitive_rule
+def _many(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """tuple[int, ...] and tuple[float, ...]."""
+    kind, *rest = get_args(info.type) or (None,)
+    if get_origin(info.type) is not tuple or rest != [...] or kind not in (int, float):
+        return None
+    name = "INT" if kind is int else "FLOAT"
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{name} [{name} ...]]",
+        instance_from_str=lambda words: tuple(_parsed(w, (kind,)) for w in words),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(item) for item in value],
+    )
+
+
+def _parsed(word: str, kinds: tuple[Any, ...]) -> Any:
+    if NoneType in kinds and word == "None":
+        return None
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(word)
+            except ValueError:
+                pass
+    what = "a number" if float in kinds else "a whole number"
+    raise ValueError(
+        f"{word!r} is not {what}" + (", nor None" if NoneType in kinds else "")
+    )
