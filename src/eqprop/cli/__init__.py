@@ -4,6 +4,8 @@ Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 Progress goes to standard error, results to standard output.
 """
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train.main, "train a recipe, your data or your model"),
     "eval": (_commands.evaluate, "measure a run's error on its test set or a file"),
     "predict": (_commands.predict, "write a run's predictions for a file"),
+    "report": (_commands.report, "keep runs' results and make the table of them"),
     "recipes": (_commands.recipes, "list the recipes with paper and expected result"),
     "info": (_commands.info, "show versions, devices and data found"),
 }
@@ -23,9 +26,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     from ..runs import TrainingInterrupted
     from ..training import TrainingDiverged
+    from ._console import fail
+
+    _check_streams()
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _dispatch(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, TrainingInterrupted) as stop:
+        return fail(str(stop) or "stopped at once", 130, "interrupted")
+    except Exception as error:
+        if os.environ.get("EQPROP_DEBUG"):
+            raise
+        if isinstance(error, TrainingDiverged):
+            return fail(str(error), 1)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return fail(f"out of memory: {_first_line(error)}; {_SMALLER}", 1)
+        if isinstance(error, OSError) and error.errno in _IO_FAILED:
+            return fail(f"{_reason(error)}; make room, or write elsewhere", 1)
+        if isinstance(error, OSError):
+            return fail(_reason(error), 2)
+        if isinstance(error, ValueError):
+            return fail(str(error), 2)
+        where = "EQPROP_DEBUG=1 shows where"
+        return fail(f"{type(error).__name__}: {_first_line(error)}; {where}", 1)
+
+
+_SMALLER = "use smaller layers, a smaller batch_size or fewer examples"
+_IO_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+
+
+def _check_streams() -> None:
+    """Print nowhere where a stream is closed, and ? where it cannot show a letter."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _dispatch(argv: list[str]) -> int:
     from ._console import fail, suggest
 
-    argv = list(sys.argv[1:] if arguments is None else arguments)
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -37,20 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = argv
     if command not in COMMANDS:
         return fail(f"there is no command {command!r}; {suggest(command, COMMANDS)}", 2)
-    try:
-        return COMMANDS[command][0](rest)
-    except TrainingInterrupted as stop:
-        return fail(str(stop), 130, "interrupted")
-    except KeyboardInterrupt:
-        return fail("stopped at once; the last checkpoint is kept", 130, "interrupted")
-    except TrainingDiverged as error:
-        return fail(str(error), 1)
-    except BrokenPipeError:
-        return 1
-    except (ValueError, OSError) as error:
-        if os.environ.get("EQPROP_DEBUG"):
-            raise
-        return fail(str(error), 2)
+    return COMMANDS[command][0](rest)
+
+
+def _reason(error: OSError) -> str:
+    """The message of ours, or the file and what the system says of it."""
+    if error.strerror is None:
+        return str(error)
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}{error.strerror}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _help() -> str:

@@ -1,4 +1,4 @@
-"""`eqprop eval`, `predict`, `recipes` and `info`."""
+"""`eqprop eval`, `predict`, `report`, `recipes` and `info`."""
 
 import dataclasses
 from pathlib import Path
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import tyro
 
-from .. import data, recipes as _recipes, runs
+from .. import data, recipes as _recipes, report as _report, runs
 from ._console import (
     cache_folder,
     Flag,
     parse,
     percent,
     print_json,
+    prints_aside,
     table,
     use_compilation_cache,
 )
@@ -46,6 +47,18 @@ class PredictOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Keep the results of runs as small text files, and make the table of them."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """run directories to add"""
+    out: Path = Path("results")
+    """folder of the kept results"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
 class ListOptions:
     """Print a list."""
 
@@ -57,14 +70,18 @@ def evaluate(argv: list[str]) -> int:
     """`eqprop eval RUN`."""
     options = parse(EvalOptions, "eval", argv)
     use_compilation_cache()
-    run = runs.load(options.run)
-    if options.data is None:
-        found = runs.evaluate(run)
-    else:
-        x, y = data.read_inputs(options.data, flatten=run.config.flatten)
-        if y is None:
-            raise ValueError(f"{options.data} holds no array y to compare with")
-        found = runs.evaluate(run, x, y)
+    with prints_aside():
+        run = runs.load(options.run)
+        if options.data is None:
+            found = runs.evaluate(run)
+        else:
+            x, y = data.read_inputs(options.data, flatten=run.config.flatten)
+            if y is None:
+                raise ValueError(
+                    f"{options.data} holds no array y to compare with; save one with "
+                    "np.savez(path, x=x, y=y), or use eqprop predict"
+                )
+            found = runs.evaluate(run, x, y)
     if options.json:
         print_json({"run": str(run.path), **found})
         return 0
@@ -86,21 +103,26 @@ def predict(argv: list[str]) -> int:
     """`eqprop predict RUN data.npz`."""
     options = parse(PredictOptions, "predict", argv)
     use_compilation_cache()
-    run = runs.load(options.run)
-    x, y = data.read_inputs(options.data, flatten=run.config.flatten)
-    outputs = runs.predict(run, x)
-    out = options.out or options.data.with_name(f"{options.data.stem}-predictions.npz")
+    with prints_aside():
+        run = runs.load(options.run)
+        x, y = data.read_inputs(options.data, flatten=run.config.flatten)
+        name = f"{options.data.stem}-predictions.npz"
+        out = options.out or options.data.with_name(name)
+        _check_out(out, options.data)
+        outputs = runs.predict(run, x)
     arrays: dict[str, Any] = {"prediction": outputs}
-    classes = run.problem.dataset is not None and run.problem.dataset.classes
-    if classes:
+    dataset = run.problem.dataset
+    error = None
+    if dataset is not None and dataset.classes:
         arrays["label"] = outputs.argmax(-1)
+        if y is not None and y.ndim == 1:
+            dataset.targets(y)  # labels the run does not know are an error
+            error = float(np.mean(arrays["label"] != y))
     try:
         np.savez(out, **arrays)
-    except OSError as error:
-        raise OSError(f"cannot write {out}: {error.strerror}; use --out") from error
-    error = None
-    if classes and y is not None and y.ndim == 1:
-        error = float(np.mean(arrays["label"] != y))
+    except OSError as failure:
+        failure.filename = f"cannot write {out}"
+        raise
     if options.json:
         shape = list(outputs.shape)
         print_json(
@@ -111,6 +133,37 @@ def predict(argv: list[str]) -> int:
     print(f"wrote {out}: {held}")
     if error is not None:
         print(f"error against the file's y: {percent(error)}")
+    return 0
+
+
+def _check_out(out: Path, source: Path) -> None:
+    """Refuse before the work what would fail, or overwrite the data, after it."""
+    if out.suffix != ".npz":
+        raise ValueError(f"--out is {out}; the name of the file must end in .npz")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {out.parent} to write {out.name} into; make it, or "
+            "choose another with --out"
+        )
+    if out.is_dir() or (out.exists() and source.exists() and out.samefile(source)):
+        what = "a folder" if out.is_dir() else "the file to predict"
+        raise ValueError(f"--out {out} is {what}; choose another file")
+
+
+def report(argv: list[str]) -> int:
+    """`eqprop report RUN… --out results`."""
+    options = parse(ReportOptions, "report", argv)
+    for path in options.runs:
+        run = runs.RunDirectory(path)
+        run.config()
+        if not run.history():
+            raise ValueError(f"{path} holds no finished epoch to report")
+    files = [str(_report.keep(path, options.out)) for path in options.runs]
+    table_file = str(_report.write_table(options.out))
+    if options.json:
+        print_json({"files": files, "table": table_file})
+    else:
+        print("\n".join([*(f"kept {file}" for file in files), f"table {table_file}"]))
     return 0
 
 

@@ -1,5 +1,6 @@
 """What the commands share: parsing, messages, tables, the compilation cache."""
 
+import contextlib
 import difflib
 import json
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+
+from ._numbers import NUMBERS
 
 T = TypeVar("T")
 
@@ -24,6 +27,7 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None)
         args=list(argv),
         default=default,
         config=(tyro.conf.AvoidSubcommands,),
+        registry=NUMBERS,
     )
 
 
@@ -38,6 +42,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(word, known, 1)
     return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
+
+
+def prints_aside() -> contextlib.AbstractContextManager:
+    """What a user's model prints goes to standard error: results stay alone."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def print_json(record: dict[str, Any]) -> None:
@@ -80,6 +89,13 @@ def use_compilation_cache() -> None:
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        folder = cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # nowhere to keep them: every run compiles anew
+        if not os.access(folder, os.W_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

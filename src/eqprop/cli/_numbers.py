@@ -27,7 +27,7 @@ def _one(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         nargs=1,
         metavar="|".join(name for kind, name in names.items() if kind in kinds),
         instance_from_str=lambda words: _parsed(words[0], kinds),
-        is_instance=lambda value: type(value) in kinds,
+        is_instance=lambda value: isinstance(value, (int, *kinds)),
         str_from_instance=lambda value: [str(value)],
     )
 
@@ -45,6 +45,29 @@ def _many(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         instance_from_str=lambda words: tuple(_parsed(w, (kind,)) for w in words),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [str(item) for item in value],
+    )
+
+
+@NUMBERS.primitive_rule
+def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """dict[str, float], written NAME NUMBER NAME NUMBER …"""
+    if get_origin(info.type) is not dict or get_args(info.type) != (str, float):
+        return None
+
+    def parse(words: list[str]) -> dict[str, float]:
+        if len(words) % 2:
+            raise ValueError(f"{words[-1]!r} has no number; write NAME NUMBER pairs")
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return {name: _parsed(word, (float,)) for name, word in pairs}
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME FLOAT [NAME FLOAT ...]]",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [
+            str(w) for pair in value.items() for w in pair
+        ],
     )
 
 

@@ -1,6 +1,9 @@
 """`eqprop train`."""
 
+import contextlib
 import dataclasses
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +11,15 @@ import tyro
 
 from .. import recipes, runs
 from ..training import Config, UserModel
-from ._console import Flag, parse, percent, print_json, table, use_compilation_cache
+from ._console import (
+    Flag,
+    parse,
+    percent,
+    print_json,
+    prints_aside,
+    table,
+    use_compilation_cache,
+)
 from ._progress import Progress
 
 
@@ -43,16 +54,13 @@ def main(argv: list[str]) -> int:
     """Parse, train, and print where the result is."""
     use_compilation_cache()
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        options = parse(ResumeOptions, "train", argv)
-        with Progress() as progress:
-            run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
-        return _finish(run, options.json)
+        return _resume(argv)
     name, rest = _recipe_name(argv)
     config = recipes.recipe(name).config
     model = _option(rest, "--system")
     if model is not None:
         config = dataclasses.replace(config, model=UserModel(model))
-        if "--data" not in rest:
+        if _option(rest, "--data") is None:
             config = dataclasses.replace(config, data=None)
     options = parse(
         TrainOptions, f"train {name}", rest, TrainOptions(config, system=model)
@@ -65,13 +73,48 @@ def main(argv: list[str]) -> int:
     if options.system is not None:
         name = options.system.rpartition(":")[2]
     path = options.run or runs.default_path(name)
-    with Progress() as progress:
+    with _naming(path), prints_aside(), Progress() as progress:
         run = runs.train(options.config, run=path, observer=progress)
     return _finish(run, options.json)
 
 
+def _resume(argv: list[str]) -> int:
+    try:
+        options = parse(ResumeOptions, "train", argv)
+    except SystemExit as stop:
+        if stop.code:
+            print(
+                "error: a resumed run keeps its options; beside --resume DIR only "
+                "--epochs and --json may be given",
+                file=sys.stderr,
+            )
+        raise
+    with _naming(options.resume), prints_aside(), Progress() as progress:
+        run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
+    return _finish(run, options.json)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped at once; what was saved is in {path}. Go on with: eqprop train "
+            f"--resume {path}"
+            if runs.RunDirectory(path).config_file.exists()
+            else "stopped before anything was trained; nothing was saved. Start again"
+        ) from None
+
+
 def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
     if argv and not argv[0].startswith("-"):
+        for ending, option in ((".npz", "--data"), (".py", "--system")):
+            if argv[0].partition(":")[0].endswith(ending):
+                raise ValueError(
+                    f"{argv[0]!r} is a file, not a recipe; write {option} {argv[0]}"
+                )
         return argv[0], argv[1:]
     return ("custom" if _option(argv, "--system") is not None else "digits"), argv
 
@@ -87,6 +130,11 @@ def _option(argv: list[str], name: str) -> str | None:
 
 
 def _finish(run: runs.Run, json: bool) -> int:
+    if not run.history:
+        raise ValueError(
+            f"{run.path} is trained to its end, but its metrics.jsonl is lost; "
+            f"measure it with: eqprop eval {run.path}"
+        )
     last = run.history[-1]
     if json:
         print_json({"run": str(run.path), **last})

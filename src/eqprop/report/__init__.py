@@ -1,3 +1,4 @@
-"""Report: figures drawn from a run's records."""
+"""Report: figures and tables made from the records of runs."""
 
 from ._plots import draw as draw
+from ._results import keep as keep, write_table as write_table

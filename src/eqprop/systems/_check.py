@@ -4,18 +4,48 @@ Everything is evaluated abstractly (`jax.eval_shape`), so a mistake in a model i
 reported before anything is computed, with what was found and what is expected.
 """
 
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._base import AbstractSystem, has_potential
+
+
+def check_numbers(**arrays: Any) -> None:
+    """A ValueError for leaves that are no arrays of finite numbers."""
+    for name, tree in arrays.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            label = name + jax.tree_util.keystr(path)
+            if not hasattr(leaf, "dtype"):
+                raise ValueError(
+                    f"{label} is a Python {type(leaf).__name__}, not an array; pass "
+                    f"np.asarray({name})"
+                )
+            if not any(jnp.issubdtype(leaf.dtype, k) for k in (jnp.number, jnp.bool_)):
+                raise ValueError(
+                    f"{label} has dtype {leaf.dtype}; give integers, booleans or "
+                    "floating-point numbers"
+                )
+            finite = (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf)
+            if not finite.all():
+                first = tuple(int(i) for i in np.argwhere(~np.asarray(finite))[0])
+                raise ValueError(
+                    f"{label} holds NaN or infinity ({int((~finite).sum())} values, the "
+                    f"first at index {first}); remove or replace them"
+                )
 
 
 def batch_size(**arrays: Any) -> int:
     """The common length of the leading axes, or a ValueError that names them."""
     sizes = {}
     for name, tree in arrays.items():
+        if not jax.tree.leaves(tree):
+            raise ValueError(f"{name} holds no arrays; give a batch of examples")
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.ndim(leaf) == 0:
                 raise ValueError(
@@ -23,8 +53,6 @@ def batch_size(**arrays: Any) -> int:
                     "leading batch axis: use value[None] for a single example"
                 )
             sizes[name + jax.tree_util.keystr(path)] = jnp.shape(leaf)[0]
-    if not sizes:
-        raise ValueError("x holds no arrays; give a batch of examples")
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ValueError(f"leading batch axes differ ({found}); they must be equal")
@@ -36,12 +64,6 @@ def batch_size(**arrays: Any) -> int:
 def check_system(system: Any, x: Any, state: Any) -> None:
     """Check one example's functions against each other (shapes only)."""
     name = type(system).__name__
-    if not isinstance(system, AbstractSystem):
-        raise ValueError(
-            f"system is a {name}; it must be an instance of a subclass of "
-            "AbstractEnergy, AbstractPrimitive, AbstractMap, AbstractVectorField or "
-            "AbstractSystem"
-        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise ValueError(
@@ -52,10 +74,16 @@ def check_system(system: Any, x: Any, state: Any) -> None:
         function = system.potential  # type: ignore[attr-defined]
         scalar = _eval(name, "energy or primitive", function, x, state)
         if not hasattr(scalar, "shape") or scalar.shape != ():
+            found = _described(scalar)
             raise ValueError(
-                f"{name}: the energy (or primitive) of one example has shape "
-                f"{getattr(scalar, 'shape', type(scalar))}; it must be a scalar, shape "
-                "(). Sum over units; eqprop adds the batch axis itself."
+                f"{name}: the energy (or primitive) of one example is {found}; it must "
+                "be a scalar, shape (). Sum over units; eqprop adds the batch axis "
+                "itself."
+            )
+        if not jnp.issubdtype(scalar.dtype, jnp.inexact):
+            raise ValueError(
+                f"{name}: the energy (or primitive) has dtype {scalar.dtype}; it must "
+                "be a floating-point function of the state"
             )
     _check_same(
         name, "velocity", _eval(name, "velocity", system.velocity, x, state), state
@@ -70,8 +98,8 @@ def check_given_state(system: AbstractSystem, expected: Any, found: Any) -> None
     name = type(system).__name__
     if jax.tree.structure(expected) != jax.tree.structure(found):
         raise ValueError(
-            f"state has the structure {jax.tree.structure(found)}; {name} needs "
-            f"{jax.tree.structure(expected)}"
+            f"state has the structure {_structure(found)}; {name} needs "
+            f"{_structure(expected)}"
         )
     if _shapes(expected) != _shapes(found):
         raise ValueError(
@@ -85,14 +113,15 @@ def check_cost(system: AbstractSystem, cost: Any, state: Any, y: Any) -> None:
     prediction = jax.eval_shape(system.readout, state)
     try:
         value = jax.eval_shape(cost, prediction, y)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise ValueError(
             f"the cost failed on a prediction of shape {prediction.shape} and a target "
-            f"of shape {_shapes(y)}: {error}"
+            f"of shape {_shapes(y)}: {_reason(error)}"
         ) from error
     if getattr(value, "shape", None) != ():
         raise ValueError(
-            f"the cost of one example has shape {_shapes(value)}; it must be a scalar"
+            f"the cost of one example is {_described(value)}; it must be a scalar, "
+            "shape (). Sum over outputs."
         )
 
 
@@ -107,6 +136,13 @@ def example(tree: Any) -> Any:
 def initial_state(system: AbstractSystem, x: Any) -> Any:
     """Shapes of `system.init_state` of one example."""
     name = type(system).__name__
+    if not isinstance(system, AbstractSystem):
+        found = f"the class {system.__name__}" if isinstance(system, type) else name
+        raise ValueError(
+            f"system is {found}; it must be an instance of a subclass of "
+            "AbstractEnergy, AbstractPrimitive, AbstractMap, AbstractVectorField or "
+            "AbstractSystem"
+        )
     state = _eval(name, "init_state", system.init_state, x)
     if not jax.tree.leaves(state):
         raise ValueError(f"{name}.init_state returned no arrays; a state needs one")
@@ -116,18 +152,37 @@ def initial_state(system: AbstractSystem, x: Any) -> Any:
 def _eval(name: str, what: str, function: Any, *arguments: Any) -> Any:
     try:
         return jax.eval_shape(function, *arguments)
-    except (TypeError, ValueError, IndexError) as error:
+    except Exception as error:
         shapes = ", ".join(str(_shapes(argument)) for argument in arguments)
         raise ValueError(
-            f"{name}: {what} failed on one example with shapes {shapes}: {error}"
+            f"{name}: {what} failed on one example with shapes {shapes}: "
+            f"{_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an exception in a user's function says, and the line it comes from."""
+    text = next(iter(str(error).splitlines()), "")
+    if not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+    if isinstance(error, jax.errors.JAXTypeError):
+        text += " Write it with jax.numpy, with jnp.where in place of if."
+    known = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
+    lines = [
+        f" ({Path(frame.filename).name}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename[0] != "<"
+        and "site-packages" not in frame.filename
+        and not any(folder in Path(frame.filename).parents for folder in known)
+    ]
+    return text + (lines[-1] if lines else "")
 
 
 def _check_same(name: str, what: str, found: Any, state: Any) -> None:
     if jax.tree.structure(found) != jax.tree.structure(state):
         raise ValueError(
-            f"{name}.{what} returned the structure {jax.tree.structure(found)}; it "
-            f"must be that of the state, {jax.tree.structure(state)}"
+            f"{name}.{what} returned the structure {_structure(found)}; it must be "
+            f"that of the state, {_structure(state)}"
         )
     pairs = zip(
         jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True
@@ -139,6 +194,16 @@ def _check_same(name: str, what: str, found: Any, state: Any) -> None:
                 f"state{jax.tree_util.keystr(path)}, which has shape {leaf.shape}; "
                 "they must be equal"
             )
+
+
+def _structure(tree: Any) -> str:
+    """The nesting of a tree, with a star for each array."""
+    return str(jax.tree.structure(tree)).removeprefix("PyTreeDef(").removesuffix(")")
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" if shape is None else f"of shape {shape}"
 
 
 def _shapes(tree: Any) -> Any:

@@ -61,6 +61,10 @@ class Hopfield:
                 f"model.gain is {self.gain} and model.initializer {self.initializer}: "
                 "a gain belongs to the initializer 'gain', and only to it"
             )
+        if self.gain is not None and not 0 < self.gain < float("inf"):
+            raise ValueError(
+                f"model.gain is {self.gain}; it must be positive and finite, e.g. 0.5"
+            )
 
     def build(
         self, inputs: int, outputs: int, key: PRNGKeyArray
@@ -122,8 +126,9 @@ class Config:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be ≥ 1")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be ≥ 0")
+        # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be ≥ 0 and below 2**32")
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
         """Keys of the initial weights and of the training steps."""

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import math
 from typing import Any, Literal
 
 import equinox as eqx
@@ -36,6 +37,9 @@ class Optimizer:
                     f"optimizer.options: optax.{self.name} has no {option!r}; it takes "
                     + ", ".join(accepted)
                 )
+        wrong = {k: v for k, v in self.options.items() if not math.isfinite(v)}
+        if wrong:
+            raise ValueError(f"optimizer.options holds {wrong}; give finite numbers")
 
     def build(self, model: PyTree, steps: int) -> optax.GradientTransformation:
         """The transformation for the parameters of `model` and `steps` updates."""
@@ -62,7 +66,13 @@ class Optimizer:
             if self.schedule == "constant"
             else optax.cosine_decay_schedule(lr, steps)
         )
-        return getattr(optax, self.name)(rate, **self.options)
+        try:
+            return getattr(optax, self.name)(rate, **self.options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"optimizer.options {self.options} do not suit optax.{self.name}: "
+                f"{error}"
+            ) from error
 
 
 def parameter_groups(model: PyTree) -> PyTree[str]:
@@ -99,8 +109,12 @@ def _arguments(name: str) -> list[str]:
     parameters = {}
     if inspect.isfunction(function):
         parameters = inspect.signature(function).parameters
-    if "learning_rate" not in parameters:
-        known = [n for n in dir(optax) if "learning_rate" in _signature(n)]
+    if "learning_rate" not in parameters or name.startswith(("_", "scale_by_")):
+        known = [
+            n
+            for n in dir(optax)
+            if "learning_rate" in _signature(n) and not n.startswith(("_", "scale_by_"))
+        ]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else "e.g. " + ", ".join(known[:8])
         raise ValueError(f"optimizer.name is {name!r}, no optimizer of optax; {hint}")

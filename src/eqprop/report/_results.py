@@ -1,0 +1,111 @@
+"""Kept results: one small JSON file a run, and the table made from all of them."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+TABLE = "README.md"
+HEADER = ("hardware", "command", "runs", "epochs", "minutes", "train", "test", "cold")
+LEGEND = """\
+Minutes are of training, without evaluation. Errors are those of the last epoch, mean
+± standard deviation over the runs, which differ by their seed. Where states persist
+from epoch to epoch, *test* is the error of the persistent states and *cold* that of
+a network that starts anew; elsewhere every test is cold.
+"""
+
+
+def keep(run: Path, folder: Path) -> Path:
+    """Copy a run's configuration, environment and records into one file of `folder`."""
+    record = {
+        "name": run.resolve().name,
+        "config": json.loads((run / "config.json").read_text(encoding="utf-8")),
+        "environment": json.loads((run / "env.json").read_text(encoding="utf-8")),
+        "history": [
+            json.loads(line)
+            for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{record['name']}.json"
+    file.write_text(_compact(record), encoding="utf-8")
+    return file
+
+
+def write_table(folder: Path) -> Path:
+    """Make `README.md` of `folder` from its JSON files."""
+    records = [
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*.json"))
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        config = {k: v for k, v in record["config"].items() if k != "seed"}
+        key = json.dumps([config, _hardware(record)], sort_keys=True)
+        groups.setdefault(key, []).append(record)
+    rows = [_row(group) for group in groups.values()]
+    lines = [
+        "# Results",
+        "",
+        LEGEND,
+        "| " + " | ".join(HEADER) + " |",
+        "|" + "---|" * len(HEADER),
+        *sorted("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        "Made by `eqprop report RUN… --out results` from the files beside this one,",
+        "each of which holds a run's configuration, seed, machine and records.",
+    ]
+    file = folder / TABLE
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def _row(group: list[dict[str, Any]]) -> tuple[str, ...]:
+    last = [record["history"][-1] for record in group]
+    planned = group[0]["config"]["epochs"]
+    epochs = {entry["epoch"] for entry in last}
+    minutes = statistics.mean(entry["training_seconds"] for entry in last) / 60
+    return (
+        _hardware(group[0]),
+        f"`{_command(group[0])}`",
+        str(len(group)),
+        "/".join(str(n) for n in sorted(epochs))
+        + ("" if epochs == {planned} else f" of {planned}"),
+        f"{minutes:.2g}",
+        _spread([entry["train_error"] for entry in last]),
+        _spread([entry["test_error"] for entry in last]),
+        _spread([entry.get("test_error_cold") for entry in last]),
+    )
+
+
+def _command(record: dict[str, Any]) -> str:
+    """The command without what differs between runs of the same thing."""
+    words = list(record["environment"]["command"])
+    for option in ("--run", "--seed"):
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    return " ".join(word for word in words if word != "--json")
+
+
+def _hardware(record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    if environment["backend"] == "cpu":
+        return f"{environment['cores']}-core {environment['processor']} CPU"
+    return ", ".join(environment["devices"])
+
+
+def _spread(errors: list[float | None]) -> str:
+    found = [100 * error for error in errors if error is not None]
+    if not found:
+        return "–"
+    if len(found) == 1:
+        return f"{found[0]:.2f} %"
+    return f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} %"
+
+
+def _compact(record: dict[str, Any]) -> str:
+    """Indented JSON with one line an epoch, so that a diff stays readable."""
+    history = ",\n".join("    " + json.dumps(entry) for entry in record["history"])
+    head = json.dumps({k: v for k, v in record.items() if k != "history"}, indent=2)
+    return f'{head[:-2]},\n  "history": [\n{history}\n  ]\n}}\n'

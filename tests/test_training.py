@@ -1,0 +1,352 @@
+"""The compiled loop against a plain Python loop, and what a run promises."""
+
+import dataclasses
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tolerances import FLOAT32, IDENTITY
+from zoo import batch, hopfield, SoftmaxReadout
+
+import eqprop as ep
+from eqprop.training import config_from_json, config_to_json, make_trainer
+from eqprop.training import _loop
+
+
+def rule(beta=0.1, nudging="centered", steps=20):
+    return ep.EquilibriumPropagation(
+        ep.Euler(0.3, steps), ep.Euler(0.3, 6), beta, nudging
+    )
+
+
+def classes(size=22, seed=1):
+    """A batch whose targets are one-hot, of a length no batch size divides."""
+    x, _ = batch(size=size, seed=seed)
+    return x, jax.nn.one_hot(jnp.argmax(x[:, :2], axis=1), 2)
+
+
+def trainer(system, cost, x, y, **settings):
+    settings = {
+        "estimator": rule(),
+        "optimizer": ep.Optimizer("sgd", (0.1,)),
+        "epochs": 3,
+        "batch_size": 5,
+        "key": jax.random.key(0),
+        "seed": 0,
+        "persistent": False,
+        "shuffle": True,
+    } | settings
+    return make_trainer(system, cost, {"train": (x, y)}, **settings)
+
+
+def run_epochs(made, state, epochs):
+    for _ in range(epochs):
+        for moved in made.epoch(state):
+            state = moved
+        state = made.next_epoch(state)
+    return state
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_compiled_loop_is_the_plain_loop(persistent):
+    """Same order, last smaller batch, persistent states: the loop adds nothing."""
+    system, cost = hopfield(), SoftmaxReadout(jnp.eye(2))
+    x, y = classes()
+    made = trainer(system, cost, x, y, persistent=persistent)
+    state = run_epochs(made, made.init(system, cost), 2)
+    kept = [np.zeros((22, len(b))) for b in system.biases]
+    for epoch in range(2):
+        order = np.random.default_rng([0, epoch]).permutation(22)
+        for start in range(0, 22, 5):
+            index = order[start : start + 5]
+            particles = tuple(jnp.asarray(k[index]) for k in kept)
+            found = rule()(
+                system, cost, x[index], y[index], state=particles if persistent else None
+            )
+            for k, new in zip(kept, found.equilibrium.state, strict=True):
+                k[index] = new
+            step = jax.tree.map(lambda g: -0.1 * g, (found.grads, found.cost_grads))
+            system, cost = eqx.apply_updates((system, cost), step)
+    for found, expected in zip(
+        jax.tree.leaves((state.system, state.cost)),
+        jax.tree.leaves((system, cost)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=IDENTITY)
+    if persistent:
+        for a, b in zip(state.particles["train"], kept, strict=True):
+            np.testing.assert_allclose(a, b, atol=IDENTITY)
+
+
+def test_nothing_is_compiled_again(caplog):
+    """Chunks of any length, the last batch and later epochs reuse one program."""
+    system = hopfield()
+    x, y = classes(size=53)
+    made = trainer(system, ep.SquaredError(), x, y, batch_size=4)
+    state = run_epochs(made, made.init(system, ep.SquaredError()), 1)
+    programs = _loop._advance._cached._cache_size()
+    with jax.log_compiles(True):
+        caplog.clear()
+        state = run_epochs(made, state, 3)
+        compiled = [r.message for r in caplog.records if "advance" in r.message]
+    assert compiled == []
+    assert _loop._advance._cached._cache_size() == programs
+
+
+def test_metrics_are_means_over_all_examples():
+    """With a learning rate of 0 an epoch measures the fixed network itself."""
+    system, cost = hopfield(), ep.SquaredError()
+    x, y = classes()
+    found = ep.fit(
+        system,
+        cost,
+        x,
+        y,
+        estimator=rule(),
+        optimizer=optax.sgd(0.0),
+        epochs=1,
+        batch_size=5,
+        test=(x, y),
+    )
+    record = found.history[0]
+    state = ep.relax(system, x, rule().free)
+    prediction = state.state[-1]
+    loss = float(jnp.mean(jax.vmap(cost)(prediction, y)))
+    error = float(jnp.mean(prediction.argmax(1) != y.argmax(1)))
+    assert record["loss"] == pytest.approx(loss, rel=FLOAT32)
+    assert record["test_loss"] == pytest.approx(loss, rel=FLOAT32)
+    assert record["train_error"] == pytest.approx(error, abs=1e-6)
+    assert record["test_error"] == pytest.approx(error, abs=1e-6)
+    assert record["steps"] == 20
+    assert record["residual"] == pytest.approx(float(state.residual.mean()), rel=1e-3)
+    assert record["relative_change"] == [0.0, 0.0, 0.0]
+    assert record["val_error"] is None
+
+
+def test_relative_change_is_that_of_the_update():
+    """‖ΔW‖/‖W‖ of each weight matrix, by which the papers tune learning rates."""
+    system, cost = hopfield(), ep.SquaredError()
+    x, y = classes(size=20)
+    gradient = rule()(system, cost, x, y)
+    expected = [
+        0.1 * float(jnp.linalg.norm(g) / jnp.linalg.norm(w))
+        for g, w in zip(gradient.grads.weights, system.weights, strict=True)
+    ]
+    found = ep.fit(
+        system,
+        cost,
+        x,
+        y,
+        estimator=rule(),
+        optimizer=optax.sgd(0.1),
+        epochs=1,
+        batch_size=20,
+    )
+    np.testing.assert_allclose(
+        found.history[0]["relative_change"], expected, rtol=1e-3
+    )
+
+
+def test_targets_that_are_no_classes_have_no_error():
+    """A regression reports its loss, and null instead of a made-up error."""
+    x, y = batch(size=20)
+    found = ep.fit(hopfield(), ep.SquaredError(), x, y, estimator=rule(), epochs=1)
+    assert found.history[0]["train_error"] is None
+    assert found.history[0]["loss"] > 0
+
+
+def test_learning_rates_per_layer():
+    """Each rate moves its own layer, weight and bias alike, and no other."""
+    system, cost = hopfield(), ep.SquaredError()
+    x, y = classes()
+    gradient = rule()(system, cost, x, y).grads
+    for layer in range(3):
+        rates = tuple(0.1 if k == layer else 0.0 for k in range(3))
+        made = trainer(
+            system,
+            cost,
+            x,
+            y,
+            optimizer=ep.Optimizer("sgd", rates),
+            batch_size=22,
+            shuffle=False,
+        )
+        moved = run_epochs(made, made.init(system, cost), 1).system
+        for k in range(3):
+            for name in ("weights", "biases"):
+                before, after = getattr(system, name)[k], getattr(moved, name)[k]
+                step = getattr(gradient, name)[k] * (0.1 if k == layer else 0.0)
+                np.testing.assert_allclose(after, before - step, atol=1e-6)
+
+
+def test_optimizer_options_reach_optax():
+    """Momentum and a cosine schedule give optax's own trajectory."""
+    system, cost = hopfield(), ep.SquaredError()
+    x, y = classes(size=20)
+    mine = ep.Optimizer("sgd", (0.2,), "cosine", {"momentum": 0.9})
+    theirs = optax.sgd(optax.cosine_decay_schedule(0.2, 12), momentum=0.9)
+    fits = [
+        ep.fit(
+            system, cost, x, y, estimator=rule(), optimizer=o, epochs=3, batch_size=5
+        )
+        for o in (mine, theirs)
+    ]
+    a, b = (jax.tree.leaves(f.system) for f in fits)
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert fits[0].history[-1]["loss"] < fits[0].history[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "admm"}, "optimizer.name is 'admm'"),
+        ({"name": "adm"}, "did you mean 'adam'"),
+        ({"name": "chain"}, "no optimizer of optax"),
+        ({"lr": ()}, "optimizer.lr is"),
+        ({"lr": (-0.1,)}, "optimizer.lr is"),
+        ({"lr": (float("nan"),)}, "optimizer.lr is"),
+        ({"name": "adam", "options": {"momentum": 0.9}}, "has no 'momentum'"),
+    ],
+)
+def test_bad_optimizers(arguments, message):
+    """An option without effect, or a name unknown to optax, is an error."""
+    with pytest.raises(ValueError, match=message):
+        ep.Optimizer(**arguments)
+
+
+def test_wrong_number_of_learning_rates_names_the_layers():
+    """The user learns how many layers there are and what they are called."""
+    with pytest.raises(ValueError, match="each of the 3 layers: layer 1, layer 2"):
+        ep.Optimizer("sgd", (0.1, 0.2)).build((hopfield(), ep.SquaredError()), 10)
+
+
+def test_seed_decides_everything():
+    """Same seed, same bits; another seed, another run."""
+    x, y = classes()
+    fits = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        fits[name] = ep.fit(
+            hopfield(),
+            ep.SquaredError(),
+            x,
+            y,
+            estimator=rule(nudging="random-sign"),
+            epochs=2,
+            batch_size=5,
+            seed=seed,
+        )
+    leaves = {name: jax.tree.leaves(f.system) for name, f in fits.items()}
+    for left, right in zip(leaves["a"], leaves["b"], strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert any(
+        (left != right).any()
+        for left, right in zip(leaves["a"], leaves["c"], strict=True)
+    )
+
+
+def test_persistent_states_settle_better():
+    """Warm starts have a smaller residual than cold ones with the same steps."""
+    x, y = classes(size=40)
+    found = ep.fit(
+        hopfield(),
+        ep.SquaredError(),
+        x,
+        y,
+        estimator=rule(steps=5),
+        optimizer=optax.sgd(0.01),
+        epochs=5,
+        batch_size=10,
+        persistent=True,
+        test=(x, y),
+    )
+    last = found.history[-1]
+    assert last["residual"] < 0.2 * last["residual_cold"]
+    assert "test_error_cold" in last
+    assert "test_error_cold" not in found.history[0]
+
+
+def test_a_run_that_diverges_says_where_and_keeps_what_was_good():
+    """The parameters kept are those before the step that failed."""
+    system, cost = hopfield(activation=ep.tanh, output=ep.identity), ep.SquaredError()
+    x, y = classes()
+    seen = []
+
+    class Watch(ep.Observer):
+        def on_failure(self, state):
+            seen.append(state)
+
+    with pytest.raises(ep.TrainingDiverged, match=r"epoch \d+, step \d+.*optimizer.lr"):
+        ep.fit(
+            system,
+            cost,
+            x,
+            y,
+            estimator=rule(),
+            optimizer=optax.sgd(1e12),
+            epochs=4,
+            batch_size=5,
+            observer=Watch(),
+        )
+    (state,) = seen
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.system))
+
+
+def test_divergence_names_the_layer():
+    """One leaf of the state runs away: the message says which, and when."""
+
+    class Runaway(type(hopfield())):
+        def velocity(self, x, s):
+            grown = s[1] * 1e9 + 1.0
+            return (-s[0], grown, -s[2])
+
+    net = hopfield()
+    bad = Runaway.__new__(Runaway)
+    for field in dataclasses.fields(net):
+        object.__setattr__(bad, field.name, getattr(net, field.name))
+    x, y = classes()
+    with pytest.raises(ep.TrainingDiverged, match=r"state\[1\] of 5 of 5 examples"):
+        ep.fit(bad, ep.SquaredError(), x, y, estimator=rule(), batch_size=5)
+
+
+def test_configurations_survive_json():
+    """config.json holds all of a recipe."""
+    for recipe in ep.RECIPES.values():
+        text = json.dumps(config_to_json(recipe.config))
+        assert config_from_json(json.loads(text)) == recipe.config
+
+
+def test_integer_labels_are_classes():
+    """A user's cost may take labels as they are."""
+
+    class Labels(ep.AbstractCost):
+        def __call__(self, prediction, y):
+            return -jax.nn.log_softmax(prediction)[y]
+
+    x, y = classes()
+    labels = jnp.argmax(y, axis=1)
+    found = ep.fit(hopfield(), Labels(), x, labels, estimator=rule(), epochs=1)
+    assert 0 <= found.history[0]["train_error"] <= 1
+
+
+def test_a_system_without_parameters_is_refused():
+    """There is nothing to train."""
+
+    class Fixed(ep.AbstractEnergy):
+        def init_state(self, x):
+            return x
+
+        def energy(self, x, s):
+            return 0.5 * jnp.sum((s - x) ** 2)
+
+        def readout(self, s):
+            return s[:2]
+
+    x, y = classes()
+    with pytest.raises(ValueError, match="Fixed has no parameters"):
+        ep.fit(Fixed(), ep.SquaredError(), x, y, estimator=rule())
