@@ -121,7 +121,10 @@ def test_gradient_equals_finite_differences_of_the_settled_cost(name):
     if name in ("primitive", "symmetric-field", "quadratic"):
         # A symmetric matrix that a user holds whole: EP's contrast is the derivative
         # along symmetric changes, finite differences break the symmetry.
-        found, expected = symmetric_part(system, found), symmetric_part(system, expected)
+        found, expected = (
+            symmetric_part(system, found),
+            symmetric_part(system, expected),
+        )
     assert jnp.linalg.norm(found - expected) <= FINITE_DIFFERENCE * scale
 
 

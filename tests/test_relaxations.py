@@ -187,7 +187,13 @@ def test_each_example_has_its_own_status():
     stiffness = jnp.array([[0.9], [0.01], [2.0], [1.97], [400.0]])
     found = ep.relax(Spring(jnp.array(1.0)), stiffness, ep.Euler(1.0, 40))
     statuses = [ep.Status(int(s)).name for s in found.status]
-    assert statuses == ["settled", "unsettled", "oscillating", "oscillating", "diverged"]
+    assert statuses == [
+        "settled",
+        "unsettled",
+        "oscillating",
+        "oscillating",
+        "diverged",
+    ]
 
 
 def test_status_of_a_run_with_tolerance_is_the_same():
@@ -363,9 +369,7 @@ def test_incomplete_nudges_are_refused():
     with pytest.raises(ValueError, match="no effect without cost"):
         ep.relax(system, x, ep.Euler(), beta=0.3)
     with pytest.raises(ValueError, match="beta has shape"):
-        ep.relax(
-            system, x, ep.Euler(), cost=ep.SquaredError(), y=y, beta=jnp.zeros(3)
-        )
+        ep.relax(system, x, ep.Euler(), cost=ep.SquaredError(), y=y, beta=jnp.zeros(3))
     with pytest.raises(ValueError, match="batch axes differ"):
         ep.relax(system, x, ep.Euler(), cost=ep.SquaredError(), y=y[:2], beta=0.3)
     with pytest.raises(ValueError, match="state has the structure"):

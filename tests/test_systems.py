@@ -247,7 +247,9 @@ def test_permuting_hidden_units_permutes_gradients():
     np.testing.assert_allclose(
         second.weights[0], first.weights[0][:, order], atol=IDENTITY
     )
-    np.testing.assert_allclose(second.weights[1], first.weights[1][order], atol=IDENTITY)
+    np.testing.assert_allclose(
+        second.weights[1], first.weights[1][order], atol=IDENTITY
+    )
 
 
 def test_derived_velocity_is_holomorphic_for_complex_states():

@@ -66,7 +66,11 @@ def test_the_compiled_loop_is_the_plain_loop(persistent):
             index = order[start : start + 5]
             particles = tuple(jnp.asarray(k[index]) for k in kept)
             found = rule()(
-                system, cost, x[index], y[index], state=particles if persistent else None
+                system,
+                cost,
+                x[index],
+                y[index],
+                state=particles if persistent else None,
             )
             for k, new in zip(kept, found.equilibrium.state, strict=True):
                 k[index] = new
@@ -147,9 +151,7 @@ def test_relative_change_is_that_of_the_update():
         epochs=1,
         batch_size=20,
     )
-    np.testing.assert_allclose(
-        found.history[0]["relative_change"], expected, rtol=1e-3
-    )
+    np.testing.assert_allclose(found.history[0]["relative_change"], expected, rtol=1e-3)
 
 
 def test_targets_that_are_no_classes_have_no_error():

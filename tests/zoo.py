@@ -119,7 +119,9 @@ class SoftmaxReadout(eqx.Module):
 def batch(inputs=3, outputs=2, size=6, seed=1):
     """Inputs in [0, 1] and real targets."""
     k1, k2 = jax.random.split(jax.random.key(seed))
-    return jax.random.uniform(k1, (size, inputs)), jax.random.normal(k2, (size, outputs))
+    return jax.random.uniform(k1, (size, inputs)), jax.random.normal(
+        k2, (size, outputs)
+    )
 
 
 def hopfield(sizes=(3, 6, 5, 2), activation=ep.tanh, output=None, seed=2, scale=1.0):

@@ -6,6 +6,7 @@ Progress goes to standard error, results to standard output.
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -68,6 +69,8 @@ def _check_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    for library in ("absl", "matplotlib"):  # what they find wrong reaches us as errors
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _dispatch(argv: list[str]) -> int:

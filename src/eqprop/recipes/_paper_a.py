@@ -1,15 +1,19 @@
 """Paper A, table 2: one, two and three hidden layers on MNIST.
 
-Scellier & Bengio 2017 (arXiv 1602.05179).  T, K, ε, β, learning rates and batch size
-are the paper's; the epochs are those of the authors' code, where the paper gives
-none.  The first 50 000 examples train, the next 10 000 validate, in fixed order.
+Scellier & Bengio 2017 (arXiv 1602.05179).  T, K, ε and batch size are the paper's; the
+epochs are those of the authors' code, where the paper gives none.  The first 50 000 examples train, the next 10 000 validate, in fixed order.
 
-The cost is ½‖y − d‖² as in the paper's equation 2.  The authors' code leaves out the
-½: with one hidden layer its β = 0.5 is the paper's β = 1, and its rates 0.1 and 0.05
-act on ½‖y − d‖² like 0.2 and 0.1, which stand here because the paper's results were
-made with them.  With two and three layers the code also doubles the nudge; there the
-paper's printed values stand (doubled rates kill the 784-500-500-10 network within an
-epoch: all outputs stay at a bound).
+The cost is ½‖y − d‖² as in the paper's equation 2; the authors' code, with which the
+paper's results were made, leaves out the ½.  Its β = 0.5, 1 and 1 for one, two and
+three layers nudge like β = 1, 2 and 2 here, and its learning rates act like twice
+their number.  What stands here was chosen by running it:
+
+- one layer: β = 1 as printed, rates as they acted, 0.2 and 0.1 (the printed numbers
+  taken for the ½ convention end at 3.1 % test error instead of 2.9 %);
+- two and three layers: β = 2, the code's nudge, and the rates as printed.  With β = 1
+  three classes of the two-layer network never learn (31 % train error after 8 epochs):
+  an output at 0 whose drive is below −β is out of a nudge's reach.  With doubled rates
+  the same happens at β = 2 (27 % after 2 epochs).
 
 The paper's errors are those of persistent states, which the authors keep for the
 validation and test examples too.  A network that starts anew does worse: both are
@@ -27,6 +31,7 @@ def _config(
     hidden: tuple[int, ...],
     free: int,
     nudged: int,
+    beta: float,
     lr: tuple[float, ...],
     epochs: int,
     data: str = "mnist",
@@ -38,7 +43,7 @@ def _config(
         estimator=EquilibriumPropagation(
             free=Euler(dt=0.5, steps=free),
             nudged=Euler(dt=0.5, steps=nudged),
-            beta=1.0,
+            beta=beta,
             nudging="random-sign",
         ),
         optimizer=Optimizer("sgd", lr),
@@ -51,25 +56,25 @@ def _config(
 
 RECIPES = {
     "mnist-1h": (
-        _config((500,), 20, 4, (0.2, 0.1), 25),
+        _config((500,), 20, 4, 1.0, (0.2, 0.1), 25),
         "784-500-10 on MNIST",
         PAPER,
         "test error 2–3 %, train error towards 0",
     ),
     "mnist-2h": (
-        _config((500, 500), 100, 6, (0.4, 0.1, 0.01), 60),
+        _config((500, 500), 100, 6, 2.0, (0.4, 0.1, 0.01), 60),
         "784-500-500-10 on MNIST",
         PAPER,
         "test error 2–3 %, train error towards 0",
     ),
     "mnist-3h": (
-        _config((500, 500, 500), 500, 8, (0.128, 0.032, 0.008, 0.002), 500),
+        _config((500, 500, 500), 500, 8, 2.0, (0.128, 0.032, 0.008, 0.002), 500),
         "784-500-500-500-10 on MNIST",
         PAPER,
         "test error 2–3 %, train error towards 0",
     ),
     "fashion-1h": (
-        _config((500,), 20, 4, (0.2, 0.1), 25, "fashion-mnist"),
+        _config((500,), 20, 4, 1.0, (0.2, 0.1), 25, "fashion-mnist"),
         "mnist-1h on Fashion-MNIST",
         "none (A's network)",
         "not in the paper; measured in results/",

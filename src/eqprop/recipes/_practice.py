@@ -23,17 +23,19 @@ RECIPES = {
     "mnist-fast": (
         Config(
             data="mnist",
-            model=Hopfield(hidden=(1024,), output="linear"),
+            model=Hopfield(
+                hidden=(1024,), output="linear", initializer="gain", gain=0.5
+            ),
             estimator=EquilibriumPropagation(
-                free=Sweep(steps=10), nudged=Sweep(steps=5), beta=0.25
+                free=Sweep(steps=6), nudged=Sweep(steps=3), beta=0.25
             ),
             optimizer=Optimizer("adam", (7e-4,), "cosine"),
-            epochs=12,
+            epochs=6,
             batch_size=64,
         ),
         "784-1024-10 on MNIST, even/odd sweeps, centered, Adam",
         "none (network of Scellier 2023)",
-        "test error ≤ 2 %",
+        "test error ≤ 2 % in half a minute of training",
     ),
     "custom": (
         Config(

@@ -35,8 +35,8 @@ def check_numbers(**arrays: Any) -> None:
             if not finite.all():
                 first = tuple(int(i) for i in np.argwhere(~np.asarray(finite))[0])
                 raise ValueError(
-                    f"{label} holds NaN or infinity ({int((~finite).sum())} values, the "
-                    f"first at index {first}); remove or replace them"
+                    f"{label} is NaN or infinite at {int((~finite).sum())} places, the "
+                    f"first at index {first}; remove or replace such values"
                 )
 
 

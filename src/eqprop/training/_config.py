@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
@@ -123,12 +124,20 @@ class Config:
     """seed of the initial weights, the order and the signs of β"""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be ≥ 1")
+        for name, kind in (("estimator", AbstractEstimator), ("optimizer", Optimizer)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; give an ep.{kind.__name__}"
+                )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a whole number ≥ {least}"
+                )
         # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be ≥ 0 and below 2**32")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be below 2**32")
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
         """Keys of the initial weights and of the training steps."""
@@ -195,4 +204,7 @@ def _decode(value: Any) -> Any:
     if "type" not in value:
         return fields
     types = {cls.__name__: cls for cls in _TYPES}
+    if value["type"] not in types:
+        known = ", ".join(types)
+        raise ValueError(f"it has the type {value['type']!r}; known are {known}")
     return types[value["type"]](**fields)

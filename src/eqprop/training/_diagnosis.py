@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..relaxations import AbstractRelaxation, Status, relax
+from ..relaxations import AbstractRelaxation, initial_state, Status, relax
 from ._loop import Trainer, TrainState
 from ._optimizer import parameter_name
 
@@ -22,6 +23,12 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
     where = f"epoch {int(state.epoch) + 1}, step {int(state.step) + 1}"
     free: AbstractRelaxation = trainer.estimator.free
     system, cost = state.system, state.cost
+    params = eqx.filter((system, cost), eqx.is_inexact_array)
+    if names := _not_finite(params, parameter_name):
+        return TrainingDiverged(
+            f"{', '.join(names)} of the model held NaN or infinity before {where}; "
+            "check the initial values, or use a smaller optimizer.lr."
+        )
     equilibrium = relax(system, x, free, state=particles)
     bad = np.asarray(equilibrium.status) == Status.diverged
     if bad.any():
@@ -31,14 +38,15 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
         return TrainingDiverged(
             f"the free phase diverged in {where}: {layer} of {int(bad.sum())} of "
             f"{len(bad)} examples stopped being finite at relaxation step {t}. "
-            "Use a smaller estimator.free.dt or optimizer.lr."
+            + _hint(system, free, *one)
         )
     key = jax.random.fold_in(jax.random.fold_in(trainer.key, state.epoch), state.step)
     gradient = trainer.estimator(system, cost, x, y, state=particles, key=key)
     if not bool(jnp.isfinite(gradient.loss)):
         return TrainingDiverged(
-            f"the cost is {float(gradient.loss)} in {where} although the free phase "
-            "is finite; check the cost and the targets, or use a smaller optimizer.lr."
+            f"the cost is {float(gradient.loss)} in {where} although the free phase is "
+            f"finite ({_largest(equilibrium.state)}); check the cost and the targets, "
+            "or use a smaller optimizer.lr."
         )
     names = _not_finite((gradient.grads, gradient.cost_grads), parameter_name)
     return TrainingDiverged(
@@ -46,6 +54,26 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
         f"{where}: the nudged phase diverged. Use a smaller estimator.beta, "
         "estimator.nudged.dt or optimizer.lr."
     )
+
+
+def _hint(system, free, x, state) -> str:
+    """What to do: the start itself may be at fault, and not all rules have a dt."""
+    start = initial_state(system, x, state)
+    if _not_finite(jax.vmap(system.velocity)(x, start), str):
+        return (
+            "Its velocity is not finite in the state it starts from: look for a "
+            "logarithm, a root or a division there, or use a smaller optimizer.lr."
+        )
+    dt = "estimator.free.dt or " if hasattr(free, "dt") else ""
+    return f"Use a smaller {dt}optimizer.lr."
+
+
+def _largest(state: Any) -> str:
+    """The leaf with the largest entry: the layer on its way out."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    sizes = [(float(jnp.max(jnp.abs(leaf), initial=0)), path) for path, leaf in leaves]
+    size, path = max(sizes, key=lambda pair: pair[0])
+    return f"largest is state{jax.tree_util.keystr(path)}, up to {size:.3g}"
 
 
 def _first_bad_step(system, free, x, state) -> tuple[int, str]:

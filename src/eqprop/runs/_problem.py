@@ -1,0 +1,226 @@
+"""From a configuration to what is trained: system, cost and data."""
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from .. import data
+from ..data import _splits
+from ..systems import AbstractSystem, _check
+from ..training import Config, Examples, UserModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A system and its cost, and the examples to train, validate and test on."""
+
+    system: AbstractSystem
+    cost: Any
+    train: Examples
+    validation: Examples | None
+    test: Examples | None
+    image_shape: tuple[int, ...] | None
+    dataset: data.Dataset | None = None
+
+    @classmethod
+    def build(cls, config: Config, model_file: Path | None = None) -> "Problem":
+        """Load the data, make the system; `model_file` replaces the user's file."""
+        if isinstance(config.model, UserModel):
+            return cls._of_user(config, config.model, model_file)
+        if config.data is None:
+            raise ValueError("data is None; name a data set, e.g. digits")
+        dataset = _load(config)
+        _check_targets(dataset, config.model.cost)
+        key, _ = config.keys()
+        system, cost = config.model.build(
+            int(np.prod(dataset.input_shape)), dataset.target_size, key
+        )
+        return cls._of(dataset, system, cost)
+
+    @classmethod
+    def _of_user(
+        cls, config: Config, model: UserModel, model_file: Path | None
+    ) -> "Problem":
+        system, cost, x, y = load_user_model(model.path, model_file)
+        if config.data is not None:
+            return cls._of(_load(config), system, cost)
+        train, validation, test = _split(x, y, config)
+        return cls(system, cost, train, validation, test, None)
+
+    @classmethod
+    def _of(cls, dataset: data.Dataset, system: AbstractSystem, cost: Any):
+        def pair(split):
+            return None if split is None else (split.x, dataset.targets(split.y))
+
+        train = pair(dataset.train)
+        assert train is not None
+        return cls(
+            system,
+            cost,
+            train,
+            pair(dataset.validation),
+            pair(dataset.test),
+            dataset.image_shape,
+            dataset,
+        )
+
+
+def split_path(path: str) -> tuple[Path, str]:
+    """FILE.py and NAME of `FILE.py:NAME`."""
+    file, colon, name = path.rpartition(":")
+    if not colon or not file.endswith(".py") or not name.isidentifier():
+        raise ValueError(
+            f"{path!r} names no model; write FILE.py:NAME, NAME a function of no "
+            "arguments that returns (system, cost, x, y)"
+        )
+    return Path(file), name
+
+
+def load_user_model(path: str, copy: Path | None = None) -> tuple:
+    """Call the function that `FILE.py:NAME` names; return (system, cost, x, y).
+
+    `copy` is read in place of the file, for a run that holds a copy of it; modules
+    next to the file are importable either way.
+    """
+    file, name = split_path(path)
+    source = copy if copy is not None else file
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"there is no file {source}; --system takes FILE.py:NAME"
+        )
+    module = _execute(source, file.parent)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [
+            n
+            for n, v in vars(module).items()
+            if inspect.isfunction(v) and v.__module__ == module.__name__ and n[0] != "_"
+        ]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"it defines {', '.join(known[:8]) or 'none'}"
+        if near:
+            hint = f"did you mean {near[0]}?"
+        raise ValueError(f"{source} has no function {name}; {hint}")
+    try:
+        problem = function()
+    except (Exception, SystemExit) as error:
+        raise ValueError(_user_error(source, f"{name}() failed", error)) from error
+    if not isinstance(problem, tuple) or len(problem) != 4:
+        found = type(problem).__name__
+        if isinstance(problem, tuple):
+            found = f"a tuple of {len(problem)}"
+        raise ValueError(
+            f"{name}() in {source} returned {found}; it must return "
+            "(system, cost, x, y) with x and y batched"
+        )
+    system, cost, x, y = problem
+    if not isinstance(system, AbstractSystem):
+        raise ValueError(
+            f"{name}() in {source} returned {_kind(system)} as its system; it must be "
+            "an instance of a subclass of ep.AbstractEnergy, ep.AbstractPrimitive, "
+            "ep.AbstractMap or ep.AbstractVectorField"
+        )
+    if not callable(cost) or isinstance(cost, type):
+        raise ValueError(
+            f"{name}() in {source} returned {_kind(cost)} as its cost; it must be a "
+            "function (prediction, y) -> scalar, e.g. ep.SquaredError()"
+        )
+    _check_examples(x, y, f"{name}() in {source}")
+    return problem
+
+
+def _kind(value: Any) -> str:
+    """`the class Quadratic` for a class that was not called, `a str` for a string."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"a {type(value).__name__}"
+
+
+def _execute(source: Path, folder: Path) -> Any:
+    name = f"eqprop_user_{source.stem}"
+    spec = importlib.util.spec_from_file_location(name, source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ValueError(_user_error(source, "the file failed", error)) from error
+    finally:
+        sys.path.remove(str(folder.resolve()))
+    return module
+
+
+def _user_error(source: Path, what: str, error: BaseException) -> str:
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == source or frame.filename.endswith(source.name)
+    ]
+    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+    line = line or (lines[-1] if lines else None)
+    place = f"{source}, line {line}" if line else str(source)
+    return f"{place}: {what}: {type(error).__name__}: {error}"
+
+
+def _load(config: Config) -> data.Dataset:
+    assert config.data is not None
+    return data.load(
+        config.data,
+        validation=config.validation,
+        test=config.test,
+        flatten=config.flatten,
+    )
+
+
+def _check_targets(dataset: data.Dataset, cost: str) -> None:
+    """What a network of ours cannot learn, though the file is in order."""
+    if dataset.classes == 1:
+        raise ValueError(
+            f"{dataset.name}: every label is 0, so there is nothing to tell apart; "
+            "give two classes or more, or targets: floats of shape [N, d]"
+        )
+    if cost == "cross-entropy" and dataset.classes is None:
+        y = dataset.train.y
+        wrong = (y < 0).any(1) | (abs(y.sum(1) - 1) > 1e-3)
+        if wrong.any():
+            raise ValueError(
+                f"{dataset.name}: y[{int(np.argmax(wrong))}] of the training examples "
+                "is no probability (numbers ≥ 0 whose sum is 1), as model.cost "
+                "cross-entropy needs; use --model.cost squared-error"
+            )
+
+
+def _check_examples(x: PyTree, y: PyTree, where: str) -> None:
+    """The same errors for arrays of a user's function as for those of a file."""
+    try:
+        _check.check_numbers(x=x, y=y)
+        _check.batch_size(x=x, y=y)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _split(x: PyTree, y: PyTree, config: Config) -> tuple:
+    """Train, validation and test parts of a user's examples, in one random order."""
+    splitting = _splits.Splitting(config.validation, config.test, 0)
+    order = np.random.default_rng(0).permutation(len(jax.tree.leaves(x)[0]))
+    order, test = _splits.hold_out_test(order, splitting.test)
+    train, validation = _splits.hold_out_validation(order, splitting.validation)
+
+    def part(index):
+        if not len(index):
+            return None
+        return jax.tree.map(lambda a: np.asarray(a)[index], (x, y))
+
+    return part(train), part(validation), part(test)

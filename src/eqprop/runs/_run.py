@@ -1,0 +1,121 @@
+"""A finished (or saved) run: load it, evaluate it, predict with it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..relaxations import AbstractRelaxation, relax
+from ..systems import AbstractSystem
+from .. import training
+from ..training import Config, TrainState
+from ._directory import RunDirectory
+from ._problem import Problem
+
+PREDICT_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained system with its configuration, its records and its data."""
+
+    path: Path
+    config: Config
+    system: AbstractSystem
+    cost: Any
+    history: list[dict[str, Any]]
+    problem: Problem
+    state: TrainState
+
+
+def load(run: str | Path) -> Run:
+    """Load a run directory, with the parameters of its newest checkpoint."""
+    from ._train import _model_copy, _start, restore
+
+    directory = RunDirectory(Path(run))
+    config = directory.config()
+    try:
+        problem = Problem.build(config, _model_copy(directory))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the data or the model of the run {directory.path} are gone: {error}"
+        ) from error
+    _, like = _start(config, problem)
+    state, _ = restore(directory, like)
+    history = directory.history(int(state.epoch))
+    return Run(
+        directory.path, config, state.system, state.cost, history, problem, state
+    )
+
+
+def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
+    """Error, loss, steps to settle and share of settled examples.
+
+    Without `x` and `y` on the run's test set, or its training set where it has none.
+    `y` are labels or targets, like those the run was trained on.
+
+    **Returns:** `split`, `examples`, `error` (a fraction; `None` for targets that are
+    no classes), `loss`, `steps`, `settled`, `residual`; for a run with persistent
+    states, which its own examples start from, `error_cold` is that of a network that
+    starts anew, as `predict` does.
+    """
+    if (x is None) != (y is None):
+        raise ValueError("evaluate needs both x and y, or neither")
+    split = "given"
+    if x is None:
+        split = "train" if run.problem.test is None else "test"
+        x, y = run.problem.train if run.problem.test is None else run.problem.test
+    else:
+        y = _targets(run, y)
+    _check_inputs(run, x)
+    x, y = jax.tree.map(jnp.asarray, (x, y))
+    particles = run.state.particles.get(split)
+    free = run.config.estimator.free
+    found, _ = training.evaluate(run.system, run.cost, free, x, y, particles)
+    if particles is not None:
+        cold, _ = training.evaluate(run.system, run.cost, free, x, y)
+        found["error_cold"] = cold["error"]
+    return {"split": split, "examples": len(jax.tree.leaves(x)[0]), **found}
+
+
+def predict(run: Run, x: Any) -> np.ndarray:
+    """The readouts ŷ of a batch of inputs, shape `[examples, outputs]`."""
+    _check_inputs(run, x)
+    count = len(jax.tree.leaves(x)[0])
+    size = min(PREDICT_BATCH, count)
+    outputs = []
+    for start in range(0, count, size):
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
+        outputs.append(_readouts(run.system, batch, run.config.estimator.free))
+    return np.concatenate([np.asarray(output) for output in outputs])[:count]
+
+
+@eqx.filter_jit
+def _readouts(
+    system: AbstractSystem, x: PyTree[Array], relaxation: AbstractRelaxation
+) -> Array:
+    return jax.vmap(system.readout)(relax(system, x, relaxation).state)
+
+
+def _targets(run: Run, y: Any) -> Any:
+    """Labels as the one-hot targets that the run's cost compares with."""
+    dataset = run.problem.dataset
+    if dataset is None or dataset.classes is None or np.ndim(y) != 1:
+        return y
+    return dataset.targets(np.asarray(y))
+
+
+def _check_inputs(run: Run, x: Any) -> None:
+    trained = jax.tree.map(lambda leaf: np.shape(leaf)[1:], run.problem.train[0])
+    given = jax.tree.map(lambda leaf: np.shape(leaf)[1:], x)
+    if trained != given:
+        raise ValueError(
+            f"one example of x has shape {given}; this run was trained on examples of "
+            f"shape {trained}"
+        )

@@ -1,0 +1,154 @@
+"""Inject one-line defects into rules and relaxations; the tests must catch each.
+
+    python tests/mutants.py            # all, some minutes
+    python tests/mutants.py 3 7        # only these
+
+Each defect is made in a copy of `src`, so the tree is never touched.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ESTIMATORS = "tests/test_estimators.py"
+RELAXATIONS = "tests/test_relaxations.py"
+SYSTEMS = "tests/test_systems.py"
+TRAINING = "tests/test_training.py"
+EP = "estimators/_equilibrium_propagation.py"
+
+MUTANTS = [
+    ("the ½ of the cost is lost", "costs.py", "0.5 * jnp.sum", "jnp.sum", ESTIMATORS),
+    (
+        "ρ′ excludes the bounds",
+        "systems/_activations.py",
+        "(s >= 0) & (s <= 1)",
+        "(s > 0) & (s < 1)",
+        SYSTEMS,
+    ),
+    (
+        "biases are left out of the energy",
+        "systems/_hopfield.py",
+        "(lower @ weight + bias) * upper",
+        "(lower @ weight) * upper",
+        SYSTEMS,
+    ),
+    (
+        "the bound of the curvature is forgotten",
+        "systems/_hopfield.py",
+        "bounds.append(1 + self.activations[k].bend * jnp.abs(drive))",
+        "bounds.append(jnp.ones_like(drive))",
+        RELAXATIONS,
+    ),
+    (
+        "Euler does not project",
+        "relaxations/_euler.py",
+        "moved = dynamics.system.project(moved)",
+        "moved = moved",
+        RELAXATIONS,
+    ),
+    (
+        "the nudge pushes away from the target",
+        "relaxations/_base.py",
+        "v - self.beta * f",
+        "v + self.beta * f",
+        RELAXATIONS,
+    ),
+    (
+        "a settled example goes on moving",
+        "relaxations/_base.py",
+        "(residual >= tol)",
+        "(residual >= 0)",
+        RELAXATIONS,
+    ),
+    (
+        "a sweep ignores the curvature of the cost",
+        "relaxations/_sweep.py",
+        "a + c\n",
+        "a + 0 * c\n",
+        RELAXATIONS,
+    ),
+    (
+        "the centered contrast is divided by β, not 2β",
+        EP,
+        "width = betas[0] - betas[1]",
+        "width = betas[0]",
+        ESTIMATORS,
+    ),
+    (
+        "the cost's own gradient is left out",
+        EP,
+        "value = beta * cost(system.readout(s), y)",
+        "value = 0.0 * beta",
+        ESTIMATORS,
+    ),
+    (
+        "the vector-field rule has the wrong sign",
+        EP,
+        "values = values - jax.vmap(_along(system))",
+        "values = values + jax.vmap(_along(system))",
+        ESTIMATORS,
+    ),
+    (
+        "weights are ignored",
+        "estimators/_base.py",
+        "if weight is None:\n        return jnp.mean(values)",
+        "if True:\n        return jnp.mean(values)",
+        ESTIMATORS,
+    ),
+    (
+        "persistent states are stored for the next example",
+        "training/_loop.py",
+        "place = jnp.where(healthy, index, self.examples)",
+        "place = jnp.where(healthy, index + 1, self.examples)",
+        TRAINING,
+    ),
+    (
+        "a failed step changes the parameters",
+        "training/_loop.py",
+        "updates = jax.tree.map(lambda u: jnp.where(healthy, u, 0), updates)",
+        "updates = updates",
+        TRAINING,
+    ),
+]
+
+
+def caught(file: str, old: str, new: str, tests: str) -> bool:
+    """Whether the tests fail on a copy of the sources with this defect."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", copy)
+        target = copy / "eqprop" / file
+        source = target.read_text(encoding="utf-8")
+        if source.count(old) < 1:
+            raise SystemExit(f"{file} no longer holds {old!r}: renew this mutant")
+        target.write_text(source.replace(old, new), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode not in (0, 1):
+            raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
+        return done.returncode == 1
+
+
+def main() -> int:
+    chosen = [int(word) for word in sys.argv[1:]] or range(1, len(MUTANTS) + 1)
+    survivors = 0
+    for number in chosen:
+        what, *mutant = MUTANTS[number - 1]
+        found = caught(*mutant)
+        survivors += not found
+        print(f"{number:>2} {'caught  ' if found else 'SURVIVED'} {what}", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

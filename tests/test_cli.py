@@ -1,0 +1,269 @@
+"""The command line as a user runs it, in this process for speed."""
+
+import json
+
+import numpy as np
+import pytest
+
+import eqprop as ep
+from eqprop import cli
+
+SMALL = ["--model.hidden", "24", "--epochs", "3"]
+
+
+def run(capsys, *arguments):
+    """Status, standard output and standard error of one command."""
+    status = cli.main([*arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def run_json(capsys, *arguments):
+    status, out, err = run(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    """A small run on the digits."""
+    path = tmp_path / "run"
+    run_json(capsys, "train", "--run", str(path), *SMALL)
+    return path
+
+
+def test_the_main_job(capsys):
+    """`eqprop train`: ≤ 3 % test error on the digits, mean of three seeds."""
+    errors = []
+    for seed in range(3):
+        found = run_json(capsys, "train", "--seed", str(seed), "--run", f"run{seed}")
+        errors.append(found["test_error"])
+        assert found["train_error"] < 0.03
+    assert np.mean(errors) <= 0.03
+
+
+def test_a_run_directory_stands_alone(trained):
+    """Configuration, environment, one line of metrics an epoch, figures, checkpoints."""
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "curves.png",
+        "weights.png",
+    }
+    text = (trained / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert {
+        "epoch",
+        "loss",
+        "train_error",
+        "val_error",
+        "test_error",
+        "seconds",
+        "steps",
+        "settled",
+    } <= set(lines[0])
+    assert lines[0]["val_error"] is None
+    environment = json.loads((trained / "env.json").read_text())
+    assert {"jax", "eqprop"} <= set(environment["packages"])
+    for name in ("curves.png", "weights.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_and_silence_off_the_terminal(capsys):
+    """Off a terminal no progress bar; the final table names errors and the run."""
+    status, out, err = run(capsys, "train", "--run", "here", *SMALL)
+    assert status == 0
+    assert err == ""
+    for word in ("train", "validation", "test", "%", "run: here"):
+        assert word in out
+
+
+def test_overrides_reach_the_configuration(capsys):
+    """The options of the issue's own example, all at once."""
+    run_json(
+        capsys,
+        "train",
+        "digits",
+        "--run",
+        "r",
+        *("--estimator.beta", "0.2", "--estimator.free.steps", "30"),
+        *("--optimizer.lr", "0.001", "0.0005", "--epochs", "2", "--seed", "3"),
+        *("--model.hidden", "16", "--persistent", "--validation", "100"),
+    )
+    config = ep.load("r").config
+    assert config.estimator.beta == 0.2
+    assert config.estimator.free == ep.Sweep(30)
+    assert config.optimizer.lr == (0.001, 0.0005)
+    assert (config.epochs, config.seed, config.persistent) == (2, 3, True)
+    assert len(ep.load("r").problem.validation[0]) == 100
+
+
+def test_eval_agrees_with_the_last_epoch(trained, capsys):
+    """A loaded run is the run that was saved."""
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    found = run_json(capsys, "eval", str(trained))
+    assert found["error"] == pytest.approx(last["test_error"], abs=1e-7)
+    assert found["loss"] == pytest.approx(last["test_loss"], rel=1e-5)
+    assert found["split"] == "test"
+
+
+def test_eval_and_predict_on_a_file(trained, capsys, tmp_path):
+    """Labels of predict.npz have the error that eval reports."""
+    run_ = ep.load(trained)
+    x, y = run_.problem.test
+    labels = y.argmax(1)
+    np.savez(tmp_path / "data.npz", x=x, y=labels)
+    data = str(tmp_path / "data.npz")
+    measured = run_json(capsys, "eval", str(trained), "--data", data)
+    found = run_json(capsys, "predict", str(trained), data)
+    with np.load(found["out"]) as arrays:
+        assert arrays["prediction"].shape == y.shape
+        wrong = np.mean(arrays["label"] != labels)
+    assert found["error"] == pytest.approx(wrong)
+    assert measured["error"] == pytest.approx(wrong, abs=1e-6)
+
+
+def test_persistent_runs_tell_both_errors(capsys):
+    """What persists counts in training; a network that starts anew is measured too."""
+    found = run_json(capsys, "train", "--run", "p", "--persistent", *SMALL)
+    measured = run_json(capsys, "eval", "p")
+    assert measured["error_cold"] == pytest.approx(found["test_error_cold"], abs=1e-7)
+    assert "residual_cold" in found
+
+
+def test_own_data(capsys, tmp_path):
+    """`--data my.npz` with classes, and with targets."""
+    rng = np.random.default_rng(0)
+    x = rng.random((200, 6))
+    np.savez(tmp_path / "c.npz", x=x, y=(x[:, 0] > x[:, 1]).astype(int))
+    found = run_json(
+        capsys, "train", "--data", "c.npz", "--run", "c", "--model.hidden", "32"
+    )
+    assert found["test_error"] < 0.15
+    np.savez(tmp_path / "t.npz", x=x, y=x[:, :2] - x[:, 2:4])
+    found = run_json(
+        capsys, "train", "--data", "t.npz", "--run", "t", "--model.hidden", "32"
+    )
+    assert found["test_error"] is None
+    # The mean target would cost ½ Σ var(y) = ½ · 2 · ⅙.
+    assert found["test_loss"] < 0.5 / 6
+
+
+MODEL = """
+import jax, jax.numpy as jnp, numpy as np
+import eqprop as ep
+from neighbour import SIZE
+
+class Attractor(ep.AbstractEnergy):
+    W: jax.Array
+    V: jax.Array
+
+    def init_state(self, x):
+        return {"hidden": jnp.zeros(self.W.shape[0]), "out": jnp.zeros(2)}
+
+    def energy(self, x, s):
+        h = jnp.tanh(s["hidden"])
+        return (0.5 * jnp.sum(s["hidden"] ** 2) + 0.25 * jnp.sum(s["hidden"] ** 4)
+                + 0.5 * jnp.sum(s["out"] ** 2) - h @ self.W @ x - s["out"] @ self.V @ h)
+
+    def readout(self, s):
+        return s["out"]
+
+def problem():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4)).astype(np.float32)
+    y = np.eye(2, dtype=np.float32)[(x[:, 0] > x[:, 1]).astype(int)]
+    W, V = rng.normal(size=(SIZE, 4)), rng.normal(size=(2, SIZE)) / 4
+    system = Attractor(jnp.asarray(W, jnp.float32), jnp.asarray(V, jnp.float32))
+    return system, ep.SquaredError(), x, y
+"""
+
+
+def test_own_model(capsys, tmp_path):
+    """`--system FILE.py:NAME` trains; eval works after the file is gone."""
+    (tmp_path / "neighbour.py").write_text("SIZE = 16\n")
+    file = tmp_path / "mine.py"
+    file.write_text(MODEL)
+    found = run_json(
+        capsys, "train", "--system", f"{file}:problem", "--run", "m", "--epochs", "15"
+    )
+    assert found["test_error"] < 0.35
+    assert found["settled"] > 0.9
+    file.unlink()
+    assert run_json(capsys, "eval", "m")["error"] == pytest.approx(
+        found["test_error"], abs=1e-7
+    )
+
+
+def test_resuming_a_finished_run_for_more_epochs(capsys):
+    """`--resume RUN --epochs N` goes on where it ended."""
+    options = [*SMALL, "--optimizer.schedule", "constant"]
+    run_json(capsys, "train", "--run", "long", *options)
+    found = run_json(capsys, "train", "--resume", "long", "--epochs", "5")
+    assert found["epoch"] == 5
+    options[options.index("--epochs") + 1] = "5"
+    whole = run_json(capsys, "train", "--run", "whole", *options)
+    assert found["loss"] == whole["loss"]
+    assert found["test_error"] == whole["test_error"]
+
+
+def test_recipes_and_info(capsys):
+    """Every recipe is listed with its paper; info tells versions and data."""
+    listed = run_json(capsys, "recipes")["recipes"]
+    assert {row["name"] for row in listed} == set(ep.RECIPES)
+    assert all(row["paper"] and row["expected"] for row in listed)
+    status, out, _ = run(capsys, "recipes")
+    assert status == 0
+    assert "mnist-1h" in out
+    found = run_json(capsys, "info")
+    assert found["packages"]["jax"]
+    assert set(found["data"]) == {"digits", "mnist", "fashion-mnist"}
+    status, out, _ = run(capsys, "info")
+    assert status == 0
+    assert "scikit-learn" in out
+
+
+def test_results_are_kept_and_tabled(capsys):
+    """`eqprop report` groups seeds and computes mean ± standard deviation."""
+    found = [
+        run_json(capsys, "train", "--run", f"s{s}", "--seed", str(s), *SMALL)
+        for s in range(2)
+    ]
+    status, out, _ = run(capsys, "report", "s0", "s1", "--out", "kept")
+    assert status == 0
+    with open("kept/README.md", encoding="utf-8") as file:
+        table = file.read()
+    errors = [100 * f["test_error"] for f in found]
+    spread = f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %"
+    (row,) = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert spread in row
+    assert "| 2 | 3 |" in row
+    with open("kept/s0.json", encoding="utf-8") as file:
+        assert len(json.load(file)["history"]) == 3
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "recipes", "info"])
+def test_help(command, capsys):
+    """Every command explains itself; train shows defaults and units."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--json" in out
+    if command == "train":
+        assert "--estimator.beta" in out
+        assert "dimensionless" in out
+        assert "default: 0.25" in out
+
+
+def test_main_help_and_version(capsys):
+    """`eqprop` alone lists the commands."""
+    status, out, _ = run(capsys)
+    assert status == 0
+    assert all(command in out for command in cli.COMMANDS)
+    status, out, _ = run(capsys, "--version")
+    assert out == f"eqprop {ep.__version__}\n"

@@ -1,0 +1,132 @@
+"""The README's code, the wheel outside the tree, and the shape of the project."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_readme_python(number, tmp_path, monkeypatch):
+    """What the README shows runs as it stands."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("python")[number], f"README block {number}", "exec"), {})
+
+
+def test_readme_is_short_and_shows_both_commands():
+    """At most 120 lines; .ci/run finds the test command it runs."""
+    assert len(README.splitlines()) <= 120
+    assert "eqprop train" in blocks("bash")[0]
+    assert re.search(r"<!-- tests -->\n```bash\n[^`]*pytest\n```\n", README)
+
+
+def test_readme_results_are_those_kept():
+    """Every row of the README's table was made by the program."""
+    kept = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    rows = re.search(r"<!-- results -->\n(.*?)\n\n", README, re.DOTALL)
+    assert rows is not None
+    lines = rows.group(1).splitlines()
+    assert len(lines) > 3
+    for line in lines:
+        assert line in kept.splitlines()
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=str)
+def test_examples_are_short_and_run(example, tmp_path):
+    """Under 80 lines, and they do what they say."""
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 80
+    done = subprocess.run(
+        [sys.executable, str(example)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    error = re.search(r"test error ([\d.]+) %", done.stdout)
+    assert error is not None, done.stdout
+    assert float(error.group(1)) < 5
+
+
+def test_wheel_works_outside_the_tree(tmp_path):
+    """The wheel holds everything: typed marker, data readers, command line."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
+            *("--outdir", str(tmp_path), str(ROOT)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--no-deps", "--quiet"),
+            *("--target", str(site), str(wheel)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    assert (site / "eqprop" / "py.typed").exists()
+    program = (
+        "import eqprop, pathlib, sys\n"
+        f"assert pathlib.Path(eqprop.__file__).is_relative_to({str(site)!r})\n"
+        "from eqprop.cli import main\n"
+        "sys.exit(main(['train', '--epochs', '1', '--model.hidden', '8', '--json']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"epoch": 1' in done.stdout
+
+
+def test_layers_of_imports():
+    """Imports go one way: a package never imports one that comes after it."""
+    order = [
+        *("systems", "costs", "relaxations", "estimators", "data", "training"),
+        *("recipes", "report", "runs", "cli"),
+    ]
+    for file in (ROOT / "src" / "eqprop").rglob("*.py"):
+        parts = file.relative_to(ROOT / "src" / "eqprop").with_suffix("").parts
+        if parts[0] not in order:
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            found = re.match(r"\s*from \.\.(\w+)", line)
+            names = [found.group(1)] if found else []
+            if found := re.match(r"\s*from \.\. import (.*)", line):
+                names = re.findall(r"\w+", re.sub(r" as \w+", "", found.group(1)))
+            for name in names:
+                if name in order:
+                    assert order.index(name) < order.index(parts[0]), (file, line)
+
+
+def test_files_and_functions_stay_small():
+    """Under 400 lines a file: larger is two things."""
+    for file in (ROOT / "src").rglob("*.py"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) < 400, file
+
+
+def test_floors_not_ceilings():
+    """Dependencies state the oldest version that works, never a newest."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for dependency in project["project"]["dependencies"]:
+        assert ">=" in dependency, dependency
+        assert "<" not in dependency, dependency
