@@ -43,7 +43,7 @@ def test_the_main_job(capsys):
 
 
 def test_a_run_directory_stands_alone(trained):
-    """Configuration, environment, one line of metrics an epoch, figures, checkpoints."""
+    """Configuration, environment, a line of metrics an epoch, figures, checkpoints."""
     names = {path.name for path in trained.iterdir()}
     assert names == {
         "config.json",
@@ -233,7 +233,7 @@ def test_results_are_kept_and_tabled(capsys):
         run_json(capsys, "train", "--run", f"s{s}", "--seed", str(s), *SMALL)
         for s in range(2)
     ]
-    status, out, _ = run(capsys, "report", "s0", "s1", "--out", "kept")
+    status, _, _ = run(capsys, "report", "s0", "s1", "--out", "kept")
     assert status == 0
     with open("kept/README.md", encoding="utf-8") as file:
         table = file.read()

@@ -1,5 +1,7 @@
 """Relaxations: closed forms, Lyapunov functions and the status of each example."""
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -163,7 +165,7 @@ def test_nudging_lowers_the_cost():
             return jax.vmap(cost)(jax.vmap(net.readout)(state), y)
 
         ladder = [costs(beta) for beta in (-0.2, -0.1, 0.0, 0.1, 0.2)]
-        for lower, higher in zip(ladder, ladder[1:], strict=False):
+        for lower, higher in pairwise(ladder):
             assert (higher < lower).all()
 
 

@@ -31,7 +31,7 @@ def test_hard_sigmoid_derivative_is_inclusive():
 def test_activations(activation, formula, slope):
     """ρ and ρ′ are those of the papers; |ρ″| stays below the declared bend."""
     s = np.linspace(-3, 4, 701)
-    np.testing.assert_allclose(activation(s), formula(s), atol=IDENTITY)
+    np.testing.assert_allclose(activation(jnp.asarray(s)), formula(s), atol=IDENTITY)
     rho = formula(s)
     expected = 4 * rho * (1 - rho) if slope is None else slope(s)
     got = jax.vmap(jax.grad(activation))(jnp.asarray(s))

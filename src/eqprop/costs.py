@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Inexact, Scalar
 
 
 class AbstractCost(eqx.Module):
@@ -35,7 +35,7 @@ class SquaredError(AbstractCost):
     least_curvature: ClassVar[float] = 1.0
 
     def __call__(
-        self, prediction: Float[Array, " *shape"], y: Float[Array, " *shape"]
+        self, prediction: Inexact[Array, " *shape"], y: Inexact[Array, " *shape"]
     ) -> Scalar:
         _check_shapes("SquaredError", prediction, y)
         return 0.5 * jnp.sum((prediction - y) ** 2)

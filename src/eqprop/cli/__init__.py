@@ -4,12 +4,15 @@ Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 Progress goes to standard error, results to standard output.
 """
 
+import _thread
 import errno
 import io
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from . import _commands, _train
 
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _check_streams()
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    hook, sys.unraisablehook = sys.unraisablehook, _deliver_again
     try:
         status = _dispatch(argv)
         sys.stdout.flush()
@@ -40,13 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, TrainingInterrupted) as stop:
-        return fail(str(stop) or "stopped at once", 130, "interrupted")
+        status = fail(str(stop) or "stopped at once", 130, "interrupted")
+        if arguments is None:
+            # JAX, stopped in the middle of its work, may crash while it is taken down.
+            sys.stderr.flush()
+            os._exit(status)
+        return status
     except Exception as error:
         if os.environ.get("EQPROP_DEBUG"):
             raise
         if isinstance(error, TrainingDiverged):
             return fail(str(error), 1)
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        if isinstance(error, MemoryError) or "Out of memory" in str(error):
             return fail(f"out of memory: {_first_line(error)}; {_SMALLER}", 1)
         if isinstance(error, OSError) and error.errno in _IO_FAILED:
             return fail(f"{_reason(error)}; make room, or write elsewhere", 1)
@@ -56,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return fail(str(error), 2)
         where = "EQPROP_DEBUG=1 shows where"
         return fail(f"{type(error).__name__}: {_first_line(error)}; {where}", 1)
+    finally:
+        sys.unraisablehook = hook
 
 
 _SMALLER = "use smaller layers, a smaller batch_size or fewer examples"
@@ -71,6 +82,14 @@ def _check_streams() -> None:
             stream.reconfigure(errors="replace")
     for library in ("absl", "matplotlib"):  # what they find wrong reaches us as errors
         logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+def _deliver_again(lost: Any) -> None:
+    """A Ctrl-C that hits a callback of the garbage collector would be lost there."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,5 +98,7 @@ def use_compilation_cache() -> None:
         if not os.access(folder, os.W_OK):
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    # A cache that is full or has gone costs time, and is nobody's concern but ours.
+    warnings.filterwarnings("ignore", ".*persistent compilation cache")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

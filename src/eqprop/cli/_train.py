@@ -22,6 +22,8 @@ from ._console import (
 )
 from ._progress import Progress
 
+FEW_SETTLED = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -152,6 +154,11 @@ def _finish(run: runs.Run, json: bool) -> int:
         f"{100 * last['settled']:.1f} % of the examples settled, after "
         f"{last['steps']:.1f} steps on average"
     )
+    if last["settled"] < FEW_SETTLED:
+        print(
+            f"note: the mean residual is {last['residual']:.2g}; a longer free phase "
+            "(--estimator.free.steps) or persistent states (--persistent) lower it"
+        )
     print(f"run: {run.path}  (curves.png, metrics.jsonl, checkpoints)")
     return 0
 

@@ -109,7 +109,8 @@ class EquilibriumPropagation(AbstractEstimator):
             return beta[None]
         if key is None:
             raise ValueError(
-                "nudging='random-sign' draws the sign of beta: pass key=jax.random.key(…)"
+                "nudging='random-sign' draws the sign of beta; pass "
+                "key=jax.random.key(0)"
             )
         return beta[None] * jax.random.rademacher(key, (1,), beta.dtype)
 

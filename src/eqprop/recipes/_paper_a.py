@@ -1,7 +1,8 @@
 """Paper A, table 2: one, two and three hidden layers on MNIST.
 
 Scellier & Bengio 2017 (arXiv 1602.05179).  T, K, ε and batch size are the paper's; the
-epochs are those of the authors' code, where the paper gives none.  The first 50 000 examples train, the next 10 000 validate, in fixed order.
+epochs are those of the authors' code, where the paper gives none.  The first 50 000
+examples train, the next 10 000 validate, in fixed order.
 
 The cost is ½‖y − d‖² as in the paper's equation 2; the authors' code, with which the
 paper's results were made, leaves out the ½.  Its β = 0.5, 1 and 1 for one, two and

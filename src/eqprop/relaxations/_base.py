@@ -42,9 +42,9 @@ class Equilibrium(eqx.Module):
     """
 
     state: State
-    steps: Int[Array, " batch"]
-    residual: Float[Array, " batch"]
-    status: Int[Array, " batch"]
+    steps: Int[Array, " *batch"]
+    residual: Float[Array, " *batch"]
+    status: Int[Array, " *batch"]
 
 
 class Dynamics(eqx.Module):

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 TABLE = "README.md"
-HEADER = ("hardware", "command", "runs", "epochs", "minutes", "train", "test", "cold")
+MARKS = (0.03, 0.02)
+HEADER = (
+    *("hardware", "command", "runs", "epochs", "minutes", "train", "test", "cold"),
+    *(f"s to {100 * mark:g} %" for mark in MARKS),
+)
 LEGEND = """\
 Minutes are of training, without evaluation. Errors are those of the last epoch, mean
 ± standard deviation over the runs, which differ by their seed. Where states persist
 from epoch to epoch, *test* is the error of the persistent states and *cold* that of
-a network that starts anew; elsewhere every test is cold.
+a network that starts anew; elsewhere every test is cold. *s to 2 %*: training seconds,
+compilation included, until the end of the first epoch whose test error is not above
+it, mean over the runs; a dash where a run never got there.
 """
 
 
@@ -75,7 +81,22 @@ def _row(group: list[dict[str, Any]]) -> tuple[str, ...]:
         _spread([entry["train_error"] for entry in last]),
         _spread([entry["test_error"] for entry in last]),
         _spread([entry.get("test_error_cold") for entry in last]),
+        *(_reached([record["history"] for record in group], mark) for mark in MARKS),
     )
+
+
+def _reached(histories: list[list[dict[str, Any]]], mark: float) -> str:
+    """Mean training seconds until the test error was first at or below `mark`."""
+    seconds = []
+    for history in histories:
+        below = (
+            entry["training_seconds"]
+            for entry in history
+            if entry["test_error"] is not None and entry["test_error"] <= mark
+        )
+        seconds.append(next(below, None))
+    found = [s for s in seconds if s is not None]
+    return f"{statistics.mean(found):.0f}" if len(found) == len(seconds) else "–"
 
 
 def _command(record: dict[str, Any]) -> str:

@@ -205,8 +205,8 @@ def _check_targets(dataset: data.Dataset, cost: str) -> None:
 def _check_examples(x: PyTree, y: PyTree, where: str) -> None:
     """The same errors for arrays of a user's function as for those of a file."""
     try:
-        _check.check_numbers(x=x, y=y)
         _check.batch_size(x=x, y=y)
+        _check.check_finite(x=x, y=y)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

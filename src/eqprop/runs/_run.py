@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..data import _checks
 from ..relaxations import AbstractRelaxation, relax
-from ..systems import AbstractSystem
+from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, TrainState
 from ._directory import RunDirectory
@@ -72,6 +73,8 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         x, y = run.problem.train if run.problem.test is None else run.problem.test
     else:
         y = _targets(run, y)
+        _check.batch_size(x=x, y=y)
+        _check.check_finite(x=x, y=y)
     _check_inputs(run, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
     particles = run.state.particles.get(split)
@@ -85,6 +88,8 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
 
 def predict(run: Run, x: Any) -> np.ndarray:
     """The readouts ŷ of a batch of inputs, shape `[examples, outputs]`."""
+    _check.batch_size(x=x)
+    _check.check_finite(x=x)
     _check_inputs(run, x)
     count = len(jax.tree.leaves(x)[0])
     size = min(PREDICT_BATCH, count)
@@ -108,7 +113,7 @@ def _targets(run: Run, y: Any) -> Any:
     dataset = run.problem.dataset
     if dataset is None or dataset.classes is None or np.ndim(y) != 1:
         return y
-    return dataset.targets(np.asarray(y))
+    return dataset.targets(_checks.as_labels_or_targets(y, "y", "labels"))
 
 
 def _check_inputs(run: Run, x: Any) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from ._directory import RunDirectory
 from ._environment import environment
 from ._problem import Problem, split_path
 from ._run import Run
+
+SAVE_SECONDS = 5.0
 
 
 class TrainingInterrupted(Exception):
@@ -58,6 +61,8 @@ def train(
     name = config if isinstance(config, str) else "run"
     if isinstance(config, str):
         config = recipes.recipe(config).config
+    if not isinstance(config, Config):
+        raise ValueError(f"config is {config!r}; give a recipe's name or an ep.Config")
     try:
         config = dataclasses.replace(config, **overrides)
     except TypeError:
@@ -67,7 +72,8 @@ def train(
             f"a configuration has no {unknown}; it has {', '.join(sorted(fields))}"
         ) from None
     problem = Problem.build(config)
-    trainer, state = _start(config, problem)
+    with _Interrupt():
+        trainer, state = _start(config, problem)
     directory = RunDirectory(default_path(name) if run is None else Path(run))
     directory.create(_with_whole_paths(config), environment())
     if isinstance(config.model, UserModel):
@@ -94,7 +100,8 @@ def resume(
             )
         config = dataclasses.replace(config, epochs=epochs)
     problem = Problem.build(config, _model_copy(directory))
-    trainer, state = _start(config, problem)
+    with _Interrupt():
+        trainer, state = _start(config, problem)
     seconds = 0.0
     if directory.checkpoints():
         state, seconds = restore(directory, state)
@@ -161,6 +168,7 @@ def _run(
             state = run_epochs(
                 trainer, state, config.epochs, history, recorder, seconds
             )
+            interrupt.answered = True  # it came too late: the run is done
         except TrainingDiverged as error:
             kept = f"The last good checkpoint is kept in {directory.path}."
             raise TrainingDiverged(f"{error} {kept}") from None
@@ -171,18 +179,23 @@ def _run(
 
 
 class _Interrupt:
-    """Turns the first Ctrl-C into a flag; a second one stops at once."""
+    """Turns the first Ctrl-C into a flag; a second one stops at once.
+
+    A flag that nobody has answered stops the program at the end of the block.
+    """
 
     def __enter__(self) -> "_Interrupt":
-        self.requested = False
+        self.requested = self.answered = False
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
             self._previous = signal.signal(signal.SIGINT, self._note)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         if self._main:
             signal.signal(signal.SIGINT, self._previous)
+        if kind is None and self.requested and not self.answered:
+            raise KeyboardInterrupt
 
     def _note(self, *_) -> None:
         if self.requested:
@@ -202,6 +215,7 @@ class _Recorder(Observer):
     ) -> None:
         self.directory, self.interrupt, self.inner = directory, interrupt, inner
         self.problem = problem
+        self.saved = -SAVE_SECONDS
 
     def on_start(self, trainer, state, epochs):
         self.trainer, self.steps, self.epochs = trainer, trainer.steps, epochs
@@ -215,9 +229,12 @@ class _Recorder(Observer):
 
     def on_epoch(self, state, record):
         self.directory.append(record)
-        self._save(state, 0.0)
+        ended = record["epoch"] == self.epochs
+        stopping = self.interrupt.requested and not ended
+        if ended or stopping or time.monotonic() - self.saved > SAVE_SECONDS:
+            self._save(state, 0.0)
         self.inner.on_epoch(state, record)
-        if self.interrupt.requested and record["epoch"] < self.epochs:
+        if stopping:
             self._stop(f"epoch {record['epoch']}")
 
     def on_failure(self, state):
@@ -231,6 +248,7 @@ class _Recorder(Observer):
     def _save(self, state: TrainState, seconds: float) -> None:
         number = int(state.epoch) * self.steps + int(state.step)
         self.directory.save(number, _to_arrays(state, seconds))
+        self.saved = time.monotonic()
 
     def _stop(self, where: str) -> None:
         raise TrainingInterrupted(
@@ -263,9 +281,9 @@ def _model_copy(directory: RunDirectory) -> Path | None:
 
 
 def default_path(name: str) -> Path:
-    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, number = Path("runs") / f"{name}-{time}", 1
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, number = Path("runs") / f"{name}-{stamp}", 1
     while path.exists():
         number += 1
-        path = Path("runs") / f"{name}-{time}-{number}"
+        path = Path("runs") / f"{name}-{stamp}-{number}"
     return path

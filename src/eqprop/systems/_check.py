@@ -16,9 +16,12 @@ import numpy as np
 from ._base import AbstractSystem, has_potential
 
 
-def check_numbers(**arrays: Any) -> None:
-    """A ValueError for leaves that are no arrays of finite numbers."""
+def batch_size(**arrays: Any) -> int:
+    """The common length of the leading axes, or a ValueError that names them."""
+    sizes = {}
     for name, tree in arrays.items():
+        if not jax.tree.leaves(tree):
+            raise ValueError(f"{name} holds no arrays; give a batch of examples")
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             label = name + jax.tree_util.keystr(path)
             if not hasattr(leaf, "dtype"):
@@ -31,34 +34,32 @@ def check_numbers(**arrays: Any) -> None:
                     f"{label} has dtype {leaf.dtype}; give integers, booleans or "
                     "floating-point numbers"
                 )
-            finite = (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf)
-            if not finite.all():
-                first = tuple(int(i) for i in np.argwhere(~np.asarray(finite))[0])
-                raise ValueError(
-                    f"{label} is NaN or infinite at {int((~finite).sum())} places, the "
-                    f"first at index {first}; remove or replace such values"
-                )
-
-
-def batch_size(**arrays: Any) -> int:
-    """The common length of the leading axes, or a ValueError that names them."""
-    sizes = {}
-    for name, tree in arrays.items():
-        if not jax.tree.leaves(tree):
-            raise ValueError(f"{name} holds no arrays; give a batch of examples")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.ndim(leaf) == 0:
                 raise ValueError(
-                    f"{name}{jax.tree_util.keystr(path)} is a scalar; it needs a "
-                    "leading batch axis: use value[None] for a single example"
+                    f"{label} is a scalar; it needs a leading batch axis: use "
+                    "value[None] for a single example"
                 )
-            sizes[name + jax.tree_util.keystr(path)] = jnp.shape(leaf)[0]
+            sizes[label] = jnp.shape(leaf)[0]
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ValueError(f"leading batch axes differ ({found}); they must be equal")
     if 0 in sizes.values():
         raise ValueError("the batch is empty; give at least one example")
     return next(iter(sizes.values()))
+
+
+def check_finite(**arrays: Any) -> None:
+    """A ValueError for NaN or infinity, with the place of the first."""
+    for name, tree in arrays.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            finite = (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf)
+            if not finite.all():
+                wrong = np.argwhere(~np.asarray(finite))
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)} has {len(wrong)} NaN or "
+                    f"infinite value{'s' * (len(wrong) > 1)}, the first at index "
+                    f"{tuple(wrong[0].tolist())}; remove or replace them"
+                )
 
 
 def check_system(system: Any, x: Any, state: Any) -> None:
@@ -101,10 +102,10 @@ def check_given_state(system: AbstractSystem, expected: Any, found: Any) -> None
             f"state has the structure {_structure(found)}; {name} needs "
             f"{_structure(expected)}"
         )
-    if _shapes(expected) != _shapes(found):
+    if shapes(expected) != shapes(found):
         raise ValueError(
-            f"one example of state has the shapes {_shapes(found)}; {name} needs "
-            f"{_shapes(expected)}"
+            f"one example of state has the shapes {shapes(found)}; {name} needs "
+            f"{shapes(expected)}"
         )
 
 
@@ -116,7 +117,7 @@ def check_cost(system: AbstractSystem, cost: Any, state: Any, y: Any) -> None:
     except Exception as error:
         raise ValueError(
             f"the cost failed on a prediction of shape {prediction.shape} and a target "
-            f"of shape {_shapes(y)}: {_reason(error)}"
+            f"of shape {shapes(y)}: {_reason(error)}"
         ) from error
     if getattr(value, "shape", None) != ():
         raise ValueError(
@@ -137,7 +138,8 @@ def initial_state(system: AbstractSystem, x: Any) -> Any:
     """Shapes of `system.init_state` of one example."""
     name = type(system).__name__
     if not isinstance(system, AbstractSystem):
-        found = f"the class {system.__name__}" if isinstance(system, type) else name
+        is_class = isinstance(system, type)
+        found = f"the class {system.__name__}" if is_class else f"a {name}"
         raise ValueError(
             f"system is {found}; it must be an instance of a subclass of "
             "AbstractEnergy, AbstractPrimitive, AbstractMap, AbstractVectorField or "
@@ -153,9 +155,9 @@ def _eval(name: str, what: str, function: Any, *arguments: Any) -> Any:
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        shapes = ", ".join(str(_shapes(argument)) for argument in arguments)
+        given = ", ".join(str(shapes(argument)) for argument in arguments)
         raise ValueError(
-            f"{name}: {what} failed on one example with shapes {shapes}: "
+            f"{name}: {what} failed on one example with shapes {given}: "
             f"{_reason(error)}"
         ) from error
 
@@ -206,5 +208,6 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}" if shape is None else f"of shape {shape}"
 
 
-def _shapes(tree: Any) -> Any:
+def shapes(tree: Any) -> Any:
+    """The same tree with the shape of each array in its place."""
     return jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), tree)

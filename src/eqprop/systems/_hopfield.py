@@ -13,13 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray, Scalar
 
 from ._activations import Activation, hard_sigmoid
 from ._base import AbstractEnergy, Block
 from ._initializers import Initializer, glorot_uniform
 
-Layers = tuple[Float[Array, " units"], ...]
+Layers = tuple[Inexact[Array, " _"], ...]
 
 
 class HopfieldEnergy(AbstractEnergy):
@@ -37,8 +37,8 @@ class HopfieldEnergy(AbstractEnergy):
     - `key`: a `jax.random.key`.
     """
 
-    weights: tuple[Float[Array, "below above"], ...]
-    biases: tuple[Float[Array, " units"], ...]
+    weights: tuple[Inexact[Array, "_ _"], ...]
+    biases: tuple[Inexact[Array, " _"], ...]
     activations: tuple[Activation, ...]
 
     def __init__(
@@ -85,7 +85,7 @@ class HopfieldEnergy(AbstractEnergy):
     def project(self, s: Layers) -> Layers:
         return tuple(rho.project(u) for rho, u in zip(self.activations, s, strict=True))
 
-    def readout(self, s: Layers) -> Float[Array, " outputs"]:
+    def readout(self, s: Layers) -> Inexact[Array, " outputs"]:
         return s[-1]
 
     def blocks(self) -> tuple[Block, ...]:
@@ -134,14 +134,14 @@ class MaskedHopfieldEnergy(AbstractEnergy):
     """
 
     weight: Float[Array, "units units"]
-    bias: Float[Array, " units"]
+    bias: Inexact[Array, " units"]
     mask: Bool[Array, "units units"]
     activation: Activation
     outputs: int = eqx.field(static=True)
 
     def __init__(
         self,
-        mask: Bool[Array, "units units"] | np.ndarray,
+        mask: Array | np.ndarray,
         *,
         inputs: int,
         outputs: int,
@@ -158,21 +158,21 @@ class MaskedHopfieldEnergy(AbstractEnergy):
         self.activation = activation
         self.outputs = outputs
 
-    def init_state(self, x: Float[Array, " inputs"]) -> Float[Array, " units"]:
+    def init_state(self, x: Float[Array, " inputs"]) -> Inexact[Array, " units"]:
         """Every unit at zero."""
         _check_input(x, self.weight.shape[0] - self.bias.shape[0])
         return jnp.zeros_like(self.bias)
 
-    def energy(self, x: Float[Array, " inputs"], s: Float[Array, " units"]) -> Scalar:
+    def energy(self, x: Float[Array, " inputs"], s: Inexact[Array, " units"]) -> Scalar:
         rate = self.activation(s)
         units = jnp.concatenate([x, rate])
         links = jnp.where(self.mask, self.weight, 0)
         return 0.5 * jnp.sum(s**2) - units @ links @ units - jnp.sum(self.bias * rate)
 
-    def project(self, s: Float[Array, " units"]) -> Float[Array, " units"]:
+    def project(self, s: Inexact[Array, " units"]) -> Inexact[Array, " units"]:
         return self.activation.project(s)
 
-    def readout(self, s: Float[Array, " units"]) -> Float[Array, " outputs"]:
+    def readout(self, s: Inexact[Array, " units"]) -> Inexact[Array, " outputs"]:
         return s[-self.outputs :]
 
 

@@ -7,18 +7,18 @@ whole, from which the same run can be made again.
 
 import dataclasses
 import json
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
 from ..estimators import AbstractEstimator, EquilibriumPropagation
 from ..relaxations import Euler, Sweep
-from ._optimizer import Optimizer
+from ._optimizer import check_counts, Optimizer
 
 ACTIVATIONS = {
     "hard-sigmoid": systems.hard_sigmoid,
@@ -53,9 +53,23 @@ class Hopfield:
     """C(ŷ, y) of one example"""
 
     def __post_init__(self):
-        if any(n < 1 for n in self.hidden):
+        for name, known in (
+            ("activation", ACTIVATIONS),
+            ("output", ACTIVATIONS),
+            ("initializer", get_args(InitializerName)),
+            ("cost", COSTS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"model.{name} is {getattr(self, name)!r}; choose "
+                    + ", ".join(known)
+                )
+        if not isinstance(self.hidden, tuple) or any(
+            not isinstance(n, int) or n < 1 for n in self.hidden
+        ):
             raise ValueError(
-                f"model.hidden is {self.hidden}; every layer needs at least one unit"
+                f"model.hidden is {self.hidden!r}; give whole numbers ≥ 1, one for "
+                "each hidden layer, e.g. (500,)"
             )
         if (self.gain is not None) != (self.initializer == "gain"):
             raise ValueError(
@@ -124,20 +138,20 @@ class Config:
     """seed of the initial weights, the order and the signs of β"""
 
     def __post_init__(self):
-        for name, kind in (("estimator", AbstractEstimator), ("optimizer", Optimizer)):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; give an ep.{kind.__name__}"
-                )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        if isinstance(self.data, os.PathLike):
+            object.__setattr__(self, "data", os.fspath(self.data))
+        kinds = {
+            "estimator": (AbstractEstimator, "a learning rule of eqprop"),
+            "optimizer": (Optimizer, "an ep.Optimizer"),
+            "model": (Hopfield | UserModel, "an ep.Hopfield"),
+            "data": (str | None, "the name of a data set or a path FILE.npz"),
+        }
+        for name, (kind, wanted) in kinds.items():
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(
-                    f"{name} is {value!r}; it must be a whole number ≥ {least}"
-                )
-        # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
-        if self.seed >= 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be below 2**32")
+            if not isinstance(value, kind):
+                found = repr(value) if isinstance(value, str) else type(value).__name__
+                raise ValueError(f"{name} is {found}; give {wanted}")
+        check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
         """Keys of the initial weights and of the training steps."""

@@ -14,7 +14,7 @@ from ..estimators import AbstractEstimator
 from ..systems import AbstractSystem, _check
 from ._diagnosis import diagnose
 from ._loop import evaluate, Examples, metrics, Trainer, TrainState
-from ._optimizer import Optimizer
+from ._optimizer import check_counts, Optimizer
 
 COLD_EXAMPLES = 1000
 
@@ -80,10 +80,7 @@ def fit(
 
     **Raises:** `TrainingDiverged` if a step is not finite, `ValueError` for bad input.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(
-            f"epochs={epochs} and batch_size={batch_size}; both must be at least 1"
-        )
+    check_counts(epochs=epochs, batch_size=batch_size, seed=seed)
     trainer = make_trainer(
         system,
         cost,
@@ -97,6 +94,7 @@ def fit(
         persistent=persistent,
         shuffle=shuffle,
     )
+    _check.check_finite(x=x, y=y, validation=validation, test=test)
     history: list[dict[str, Any]] = []
     start = trainer.init(system, cost)
     state = run_epochs(trainer, start, epochs, history, observer or Observer())
@@ -115,13 +113,22 @@ def make_trainer(
 ) -> Trainer:
     """Put the data on the device, build the optimizer and check the first batch."""
     present = {name: split for name, split in splits.items() if split is not None}
+    _check_splits(present)
+    params = eqx.filter({"system": system, "cost": cost}, eqx.is_inexact_array)
+    _check.check_finite(**params)
     present = jax.tree.map(jnp.asarray, present)
     x, y = present["train"]
-    examples = _check.batch_size(x=x, y=y)
+    examples = len(jax.tree.leaves(x)[0])
     batch_size = min(batch_size, examples)
+    if not isinstance(settings["estimator"], AbstractEstimator):
+        raise ValueError(
+            f"estimator is {settings['estimator']!r}; give an instance of a learning "
+            "rule, e.g. ep.EquilibriumPropagation(...)"
+        )
     if isinstance(optimizer, Optimizer):
         steps = epochs * -(-examples // batch_size)
         optimizer = optimizer.build((system, cost), steps)
+    _check_optimizer(optimizer, (system, cost))
     trainer = Trainer(
         optimizer=optimizer, splits=present, batch_size=batch_size, **settings
     )
@@ -129,6 +136,35 @@ def make_trainer(
     first = jax.tree.map(lambda leaf: leaf[:batch_size], (x, y))
     eqx.filter_eval_shape(trainer.estimator, system, cost, *first, key=trainer.key)
     return trainer
+
+
+def _check_splits(splits: dict[str, Examples]) -> None:
+    """Every split is a pair (x, y), and its examples are like those of training."""
+    for name, split in splits.items():
+        if not isinstance(split, tuple) or len(split) != 2:
+            raise ValueError(f"{name} must be a pair (x, y) of batched arrays")
+        place = "" if name == "train" else f"{name} "
+        _check.batch_size(**{f"{place}x": split[0], f"{place}y": split[1]})
+        found, expected = (
+            _check.shapes(_check.example(pair)) for pair in (split, splits["train"])
+        )
+        if found != expected:
+            raise ValueError(
+                f"one example (x, y) of {name} has the shapes {found}; those of "
+                f"training have {expected}"
+            )
+
+
+def _check_optimizer(optimizer: optax.GradientTransformation, model: PyTree) -> None:
+    """An optimizer that needs more than gradients is refused before anything runs."""
+    params = eqx.filter(model, eqx.is_inexact_array)
+    try:
+        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the optimizer does not work with gradients alone ({error}); give an "
+            "ep.Optimizer or a transformation of optax, e.g. optax.adam(1e-3)"
+        ) from error
 
 
 def run_epochs(

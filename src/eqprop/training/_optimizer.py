@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -26,9 +27,15 @@ class Optimizer:
     """further arguments of the optax function, e.g. momentum 0.9"""
 
     def __post_init__(self):
-        if not self.lr or any(not 0 <= lr < float("inf") for lr in self.lr):
+        if isinstance(self.lr, int | float):
+            object.__setattr__(self, "lr", (self.lr,))
+        if not self.lr or any(not _finite(lr) or lr < 0 for lr in self.lr):
             raise ValueError(
-                f"optimizer.lr is {self.lr}; give one or more numbers ≥ 0, e.g. 0.05"
+                f"optimizer.lr is {self.lr!r}; give one or more numbers ≥ 0, e.g. 0.05"
+            )
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(
+                f"optimizer.schedule is {self.schedule!r}; choose constant or cosine"
             )
         accepted = _arguments(self.name)
         for option in self.options:
@@ -37,7 +44,7 @@ class Optimizer:
                     f"optimizer.options: optax.{self.name} has no {option!r}; it takes "
                     + ", ".join(accepted)
                 )
-        wrong = {k: v for k, v in self.options.items() if not math.isfinite(v)}
+        wrong = {k: v for k, v in self.options.items() if not _finite(v)}
         if wrong:
             raise ValueError(f"optimizer.options holds {wrong}; give finite numbers")
 
@@ -75,6 +82,19 @@ class Optimizer:
             ) from error
 
 
+def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
+    """A ValueError for what no training run can be asked for."""
+    counts = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
+    for name, (value, least) in counts.items():
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(
+                f"{name} is {value!r}; it must be a whole number ≥ {least}"
+            )
+    # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
+    if seed >= 2**32:
+        raise ValueError(f"seed is {seed}; it must be below 2**32")
+
+
 def parameter_groups(model: PyTree) -> PyTree[str]:
     """The layer of each parameter, as a tree of names, in the order of the layers.
 
@@ -102,6 +122,10 @@ def parameter_name(path: tuple[Any, ...]) -> str:
 
 def _root(path: tuple[Any, ...]) -> str:
     return "cost." if path[0].idx == 1 else ""
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
 def _arguments(name: str) -> list[str]:
