@@ -49,8 +49,9 @@ class GatedEnergy(ep.AbstractEnergy):
 def problem():
     """What --system calls: a system, a cost, and batched examples."""
     digits = load_digits()
-    x = digits.data.astype(np.float32) / 8 - 1
-    y = np.eye(10, dtype=np.float32)[digits.target]
+    order = np.random.default_rng(0).permutation(len(digits.data))
+    x = digits.data[order].astype(np.float32) / 8 - 1
+    y = np.eye(10, dtype=np.float32)[digits.target[order]]
     system = GatedEnergy(64, 128, 10, jax.random.key(0))
     return system, ep.SquaredError(), x, y
 

@@ -6,7 +6,11 @@ import os
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import eqprop as ep
 
 
 @pytest.fixture
@@ -20,3 +24,56 @@ def x64():
 def _own_folder(tmp_path, monkeypatch):
     """Runs made without --run land in a temporary folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cache of compiled programs, shared by the files that train the same often.
+
+    Its value is the environment in which a program of its own uses it too.
+    """
+    folder = str(tmp_path_factory.getbasetemp() / "compiled")
+    settings = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": folder,
+    }
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def x():
+    """60 examples of 4 inputs."""
+    return np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def y(x):
+    """Their labels, 3 classes."""
+    return x[:, :3].argmax(1)
+
+
+@pytest.fixture(scope="session")
+def small_run(x, y, tmp_path_factory):
+    """The directory of a run of two epochs on these examples, 4-6-3."""
+    folder = tmp_path_factory.mktemp("small")
+    np.savez(folder / "own.npz", x=x, y=y)
+    ep.train(
+        ep.recipe("digits").config,
+        run=folder / "run",
+        data=folder / "own.npz",
+        model=ep.Hopfield(hidden=(6,), output="linear"),
+        epochs=2,
+    )
+    return folder / "run"

@@ -18,10 +18,11 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import eqprop as ep
 from eqprop import cli
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 TIMES = {"seconds", "training_seconds", "examples_per_second"}
 EPOCHS = 3
@@ -61,29 +62,6 @@ class Press(ep.Observer):
                 signal.raise_signal(signal.SIGINT)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """A compilation cache for this file, as a user has one: the same program often."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    settings = {
-        "jax_enable_compilation_cache": True,
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": folder,
-    }
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """60 examples in 3 classes: 43 train in 11 batches, the last one smaller."""
@@ -114,7 +92,7 @@ def train(data):
 
 
 @pytest.fixture(scope="module")
-def whole(train, tmp_path_factory):
+def whole(compiled, train, tmp_path_factory):
     """The runs nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     return {rule: train(rule, folder / rule) for rule in RULES}

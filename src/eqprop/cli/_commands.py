@@ -150,6 +150,22 @@ def _check_out(out: Path, source: Path) -> None:
         raise ValueError(f"--out {out} is {what}; choose another file")
 
 
+def _check_results(folder: Path, added: tuple[Path, ...]) -> None:
+    """Refuse a folder whose files are not ours, and a table of nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; choose a folder")
+    kept = sorted(folder.glob("*.json"))
+    if not kept and not added:
+        raise ValueError(f"{folder} holds no results yet; give run directories to add")
+    for file in (*kept, folder / "README.md"):
+        text = file.read_text(encoding="utf-8") if file.exists() else "# Results"
+        if '"history"' not in text and not text.startswith("# Results"):
+            raise ValueError(
+                f"{file} was not made by eqprop report and would be lost or in the "
+                "way; choose another folder with --out"
+            )
+
+
 def report(argv: list[str]) -> int:
     """`eqprop report RUN… --out results`."""
     options = parse(ReportOptions, "report", argv)
@@ -158,6 +174,7 @@ def report(argv: list[str]) -> int:
         run.config()
         if not run.history():
             raise ValueError(f"{path} holds no finished epoch to report")
+    _check_results(options.out, options.runs)
     files = [str(_report.keep(path, options.out)) for path in options.runs]
     table_file = str(_report.write_table(options.out))
     if options.json:
@@ -186,8 +203,11 @@ def info(argv: list[str]) -> int:
     del found["command"], found["time"]
     folders: dict[str, str | None] = {"digits": "embedded in scikit-learn"}
     for name in ("mnist", "fashion-mnist"):
-        folder = data.find(name)
-        folders[name] = None if folder is None else str(folder)
+        try:
+            folder = data.find(name)
+            folders[name] = None if folder is None else str(folder)
+        except ValueError as wrong:  # of EQPROP_DATA: to be shown, not to stop here
+            folders[name] = str(wrong)
     found["data"] = folders
     found["compilation_cache"] = str(cache_folder())
     if options.json:

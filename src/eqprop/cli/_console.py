@@ -75,7 +75,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    console.print(made, markup=False)
+    with console.capture() as text:  # rich itself would exit where nobody reads
+        console.print(made, markup=False)
+    print(text.get(), end="")
 
 
 def cache_folder() -> Path:
