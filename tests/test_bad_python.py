@@ -65,7 +65,7 @@ def test_fit(changed, fragments):
         "y": np.zeros((6, 3), np.float32),
         "estimator": rule(),
     } | changed
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"\S") as error:
         ep.fit(**arguments)
     assert_holds(str(error.value), *fragments)
 
@@ -124,8 +124,8 @@ def test_python(make, fragments):
     ],
 )
 def test_python_with_a_run(change, fragments, small_run, x, y):
-    """Fails if a run measures or predicts what it was not small_run for."""
+    """Fails if a run measures or predicts what it was not trained for."""
     given = change(x, y)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"\S") as error:
         (ep.evaluate if len(given) == 2 else ep.predict)(ep.load(small_run), *given)
     assert_holds(str(error.value), *fragments)

@@ -4,17 +4,15 @@ Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 Progress goes to standard error, results to standard output.
 """
 
-import _thread
 import errno
 import io
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from . import _commands, _train
+from ._interrupt import Heard
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train.main, "train a recipe, your data or your model"),
@@ -28,13 +26,23 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    _check_streams()
+    with Heard():
+        status = _guarded(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None and status:
+        # Libraries stopped in the middle of their work complain, or crash, while they
+        # are taken down; all that matters has been said and saved.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _guarded(argv: list[str]) -> int:
+    """Run one command; what goes wrong becomes a message and a status."""
     from ..runs import TrainingInterrupted
     from ..training import TrainingDiverged
     from ._console import fail
 
-    _check_streams()
-    argv = list(sys.argv[1:] if arguments is None else arguments)
-    hook, sys.unraisablehook = sys.unraisablehook, _deliver_again
     try:
         status = _dispatch(argv)
         sys.stdout.flush()
@@ -44,12 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, TrainingInterrupted) as stop:
-        status = fail(str(stop) or "stopped at once", 130, "interrupted")
-        if arguments is None:
-            # JAX, stopped in the middle of its work, may crash while it is taken down.
-            sys.stderr.flush()
-            os._exit(status)
-        return status
+        return fail(str(stop) or "stopped at once", 130, "interrupted")
     except Exception as error:
         if os.environ.get("EQPROP_DEBUG"):
             raise
@@ -65,8 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return fail(str(error), 2)
         where = "EQPROP_DEBUG=1 shows where"
         return fail(f"{type(error).__name__}: {_first_line(error)}; {where}", 1)
-    finally:
-        sys.unraisablehook = hook
 
 
 _SMALLER = "use smaller layers, a smaller batch_size or fewer examples"
@@ -82,14 +83,6 @@ def _check_streams() -> None:
             stream.reconfigure(errors="replace")
     for library in ("absl", "matplotlib"):  # what they find wrong reaches us as errors
         logging.getLogger(library).setLevel(logging.CRITICAL)
-
-
-def _deliver_again(lost: Any) -> None:
-    """A Ctrl-C that hits a callback of the garbage collector would be lost there."""
-    if lost.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(lost)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -118,7 +111,7 @@ def _reason(error: OSError) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+    return next(iter(str(error).splitlines()), "").rstrip(".")
 
 
 def _help() -> str:

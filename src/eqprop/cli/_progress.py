@@ -52,6 +52,8 @@ class Progress(Observer):
         )
 
     def on_epoch(self, state, record):
+        if self._bar.disable:
+            return
         shown = {
             "train": record["train_error"],
             "val": record["val_error"],
@@ -64,4 +66,4 @@ class Progress(Observer):
             f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {errors}  "
             f"{record['seconds']:.1f} s",
             highlight=False,
-        ) if not self._bar.disable else None
+        )

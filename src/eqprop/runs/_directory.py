@@ -12,6 +12,7 @@ weights.png         the first layer's weights, for image inputs
 """
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -119,9 +120,18 @@ class RunDirectory:
 
     def save(self, number: int, arrays: dict[str, Any]) -> None:
         """Save a checkpoint of named arrays, whole or not at all."""
-        with self._manager() as manager:
-            if number not in manager.all_steps():
-                manager.save(number, args=_orbax().args.StandardSave(arrays))
+        try:
+            with self._manager() as manager:
+                if number not in manager.all_steps():
+                    manager.save(number, args=_orbax().args.StandardSave(arrays))
+        except Exception as error:  # orbax raises many kinds, with pages of details
+            full = "No space left on device" in str(error)
+            reason = "no space left" if full else str(error)[:200]
+            raise OSError(
+                errno.ENOSPC if full else errno.EIO,
+                f"{self.path}: checkpoint {number} could not be saved ({reason}); what "
+                "was saved before is kept",
+            ) from error
 
     def restore(self, like: dict[str, Any]) -> dict[str, Any]:
         """The newest checkpoint, in the shapes of `like`."""
