@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import equinox as eqx
@@ -21,6 +22,7 @@ import pytest
 
 import eqprop as ep
 from eqprop import cli
+from eqprop.cli._interrupt import Heard
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -151,7 +153,7 @@ def test_a_second_press_stops_at_once_and_loses_no_checkpoint(train, whole, tmp_
     """Fails if the way out is blocked, or a hasty exit spoils what was saved."""
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train("persistent", path, Press(*MOMENTS["within an epoch"], times=2))
+        train("persistent", path, Press(*MOMENTS["last epoch"], times=2))
     assert_identical(ep.resume(path), whole["persistent"])
 
 
@@ -166,6 +168,19 @@ def test_a_second_press_before_the_first_checkpoint(train, whole, tmp_path):
 def test_a_press_at_the_last_step_changes_nothing(train, whole, tmp_path):
     """Fails if a run that is done is reported as interrupted."""
     assert_identical(train("cold", tmp_path, Press(EPOCHS, 11)), whole["cold"])
+
+
+def test_a_press_that_is_lost_comes_again():
+    """Fails if Ctrl-C has no effect where a library drops what a callback raises."""
+
+    def losing():
+        with Heard():
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        losing()
 
 
 PROGRAM = """

@@ -169,9 +169,13 @@ def _run(
                 trainer, state, config.epochs, history, recorder, seconds
             )
             interrupt.answered = True  # it came too late: the run is done
-        except TrainingDiverged as error:
+        except (TrainingDiverged, TrainingInterrupted) as stop:
+            # The newest parameters were donated to the loop: curves, but no weights.
+            draw(directory.path, history, problem.system, problem.cost, None)
+            if isinstance(stop, TrainingInterrupted):
+                raise
             kept = f"The last good checkpoint is kept in {directory.path}."
-            raise TrainingDiverged(f"{error} {kept}") from None
+            raise TrainingDiverged(f"{stop} {kept}") from None
     draw(directory.path, history, state.system, state.cost, problem.image_shape)
     return Run(
         directory.path, config, state.system, state.cost, history, problem, state
