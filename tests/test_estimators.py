@@ -346,6 +346,12 @@ def test_bad_requests():
     """Each says what is missing or wrong."""
     with pytest.raises(ValueError, match="nudging is 'both'"):
         ep.EquilibriumPropagation(ep.Euler(), ep.Euler(), 0.1, "both")
+    with pytest.raises(ValueError, match="free is"):
+        ep.EquilibriumPropagation(ep.Euler, ep.Euler(), 0.1)
+    with pytest.raises(ValueError, match="beta is 0"):
+        ep.EquilibriumPropagation(ep.Euler(), ep.Euler(), np.float32(0))
+    with pytest.raises(ValueError, match="activation is 'tanh'"):
+        ep.HopfieldEnergy((3, 2), key=jax.random.key(0), activation="tanh")
     system = quadratic()
     x, y = batch()
     random = ep.EquilibriumPropagation(ep.Euler(), ep.Euler(), 0.1, "random-sign")

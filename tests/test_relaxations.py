@@ -315,6 +315,7 @@ def test_a_float32_initial_state_is_promoted():
         (lambda: ep.Euler(steps=-1), "steps is -1"),
         (lambda: ep.Euler(steps=2.5), "steps is 2.5"),
         (lambda: ep.Euler(tol=0), "tol is 0"),
+        (lambda: ep.Euler(tol=float("inf")), "tol is inf"),
         (lambda: ep.Sweep(steps=-1), "steps is -1"),
         (lambda: ep.Sweep(tol=-1e-3), "tol is -0.001"),
     ],

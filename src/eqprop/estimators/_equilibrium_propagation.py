@@ -14,6 +14,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
@@ -52,7 +53,14 @@ class EquilibriumPropagation(AbstractEstimator):
     """β against −β, β against 0, or ±β at random against 0"""
 
     def __check_init__(self):
-        if isinstance(self.beta, int | float) and not 0 < abs(self.beta) < float("inf"):
+        for name in ("free", "nudged"):
+            if not isinstance(getattr(self, name), AbstractRelaxation):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; give a relaxation, e.g. "
+                    "ep.Euler(dt=0.5, steps=20)"
+                )
+        numeric = isinstance(self.beta, int | float | np.number)
+        if numeric and not 0 < abs(self.beta) < float("inf"):
             raise ValueError(
                 f"beta is {self.beta}; it must be finite and not 0 (without a nudge "
                 "the two phases are equal), e.g. 0.25"

@@ -233,10 +233,10 @@ def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> N
         raise ValueError(
             f"{name}: steps is {steps}; it must be a whole number ≥ 0, e.g. 20"
         )
-    if tol is not None and not tol > 0:
+    if tol is not None and not 0 < tol < float("inf"):
         raise ValueError(
-            f"{name}: tol is {tol}; it must be positive (velocity units), or None for "
-            "a fixed number of steps"
+            f"{name}: tol is {tol}; it must be positive and finite (velocity units), "
+            "or None for a fixed number of steps"
         )
     for what, value in positive.items():
         if not (value > 0 and value < float("inf")):

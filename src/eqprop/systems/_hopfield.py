@@ -56,6 +56,12 @@ class HopfieldEnergy(AbstractEnergy):
                 f"sizes are {sizes}; give at least two positive integers, "
                 "input first and output last, e.g. (784, 500, 10)"
             )
+        for rho in (activation, output or activation):
+            if not isinstance(rho, Activation):
+                raise ValueError(
+                    f"activation is {rho!r}; give an ep.Activation, e.g. "
+                    "ep.hard_sigmoid, ep.shifted_sigmoid, ep.tanh or ep.identity"
+                )
         keys = jax.random.split(key, len(sizes) - 1)
         layers = [
             initializer(k, n_in, n_out)

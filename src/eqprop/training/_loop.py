@@ -324,9 +324,10 @@ def _measure_change(step, params, updates) -> dict[str, Array]:
 
     def measure():
         norms = [
-            jnp.linalg.norm(u.ravel()) / (jnp.linalg.norm(p.ravel()) + _tiny(p))
-            for p, u in pairs
+            (jnp.linalg.norm(u.ravel()), jnp.linalg.norm(p.ravel())) for p, u in pairs
         ]
+        # Weights that are all zero have no relative change: it counts as 0.
+        norms = [jnp.where(p > 0, u / p, 0) for u, p in norms]
         return {"change": jnp.stack(norms).astype(float), "changes": jnp.ones(())}
 
     def skip():
@@ -379,7 +380,3 @@ def _is_weight(leaf: Array, params: PyTree) -> bool:
 def _finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(checks))
-
-
-def _tiny(leaf: Array) -> float:
-    return float(jnp.finfo(leaf.dtype).tiny)
