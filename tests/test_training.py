@@ -154,6 +154,19 @@ def test_relative_change_is_that_of_the_update():
     np.testing.assert_allclose(found.history[0]["relative_change"], expected, rtol=1e-3)
 
 
+def test_weights_that_are_zero_have_no_relative_change():
+    """A zero norm must not turn the record into an infinity."""
+    x, y = classes(size=20)
+    system = hopfield()
+    zeros = jax.tree.map(jnp.zeros_like, system.weights)
+    system = eqx.tree_at(lambda n: n.weights, system, zeros)
+    assert any(g.any() for g in rule()(system, ep.SquaredError(), x, y).grads.weights)
+    found = ep.fit(
+        system, ep.SquaredError(), x, y, estimator=rule(), epochs=1, batch_size=20
+    )
+    assert found.history[0]["relative_change"] == [0.0, 0.0, 0.0]
+
+
 def test_targets_that_are_no_classes_have_no_error():
     """A regression reports its loss, and null instead of a made-up error."""
     x, y = batch(size=20)
