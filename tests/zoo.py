@@ -134,3 +134,54 @@ def hopfield(sizes=(3, 6, 5, 2), activation=ep.tanh, output=None, seed=2, scale=
         initializer=ep.fan_in_uniform,
     )
     return jax.tree.map(lambda p: scale * p if eqx.is_inexact_array(p) else p, net)
+
+
+class Box(Field):
+    """The same field in a box: units held at a bound."""
+
+    def project(self, s):
+        return jnp.clip(s, -0.3, 0.3)
+
+
+def box(asymmetry=0.0):
+    """`field` with several units held at ±0.3 for most inputs."""
+    inner = field(asymmetry)
+    return Box(inner.A, inner.W)
+
+
+class TanhMap(ep.AbstractMap):
+    """s ← tanh(Ms + Wx) with Φ = ½ sᵀMs + sᵀWx: paper D's prototypical setting."""
+
+    M: Array
+    W: Array
+
+    def init_state(self, x):
+        return jnp.zeros(self.M.shape[0])
+
+    def map(self, x, s):
+        return jnp.tanh(self.M @ s + self.W @ x)
+
+    def primitive(self, x, s):
+        return 0.5 * s @ self.M @ s + s @ (self.W @ x)
+
+    def readout(self, s):
+        return s[:2]
+
+
+def tanh_map():
+    """A symmetric M of norm below 1."""
+    k1, k2 = jax.random.split(jax.random.key(7))
+    m = jax.random.normal(k1, (6, 6))
+    return TanhMap(0.12 * (m + m.T), 0.5 * jax.random.normal(k2, (6, 3)))
+
+
+def primitive():
+    """A symmetric M of norm below 1 without σ."""
+    m = jnp.array([[1.0, 2, 0, 1], [2, -1, 3, 0], [0, 3, 1, 1], [1, 0, 1, 2]])
+    return Primitive(0.1 * m, jax.random.normal(jax.random.key(0), (4, 3)))
+
+
+def box_hopfield():
+    """A hard-sigmoid network with units inside and at both ends of [0, 1]."""
+    net = hopfield((3, 8, 5, 2), ep.hard_sigmoid, ep.identity, seed=4, scale=1.3)
+    return eqx.tree_at(lambda n: n.biases, net, tuple(b + 0.2 for b in net.biases))

@@ -10,8 +10,13 @@ from .costs import (
 )
 from .estimators import (
     AbstractEstimator as AbstractEstimator,
+    AdjointNotConverged as AdjointNotConverged,
+    BackpropagationThroughTime as BackpropagationThroughTime,
     EquilibriumPropagation as EquilibriumPropagation,
     Gradient as Gradient,
+    ImplicitDifferentiation as ImplicitDifferentiation,
+    RecurrentBackpropagation as RecurrentBackpropagation,
+    settle as settle,
 )
 from .relaxations import (
     AbstractRelaxation as AbstractRelaxation,
@@ -58,6 +63,20 @@ from .training import (
     Observer as Observer,
     Optimizer as Optimizer,
     TrainingDiverged as TrainingDiverged,
+)
+from .verification import (
+    bptt_process as bptt_process,
+    ep_flow as ep_flow,
+    ep_process as ep_process,
+    flow as flow,
+    flow_figure as flow_figure,
+    Process as Process,
+    projected_cost as projected_cost,
+    rbp_flow as rbp_flow,
+    rbp_process as rbp_process,
+    truncation as truncation,
+    Verification as Verification,
+    verify as verify,
 )
 
 __version__ = "0.1.0"

@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from . import _commands, _train
+from . import _commands, _train, _verify
 from ._interrupt import Heard
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train.main, "train a recipe, your data or your model"),
     "eval": (_commands.evaluate, "measure a run's error on its test set or a file"),
     "predict": (_commands.predict, "write a run's predictions for a file"),
+    "verify": (_verify.verify, "hold the theorems against a recipe, run or model"),
     "report": (_commands.report, "keep runs' results and make the table of them"),
     "recipes": (_commands.recipes, "list the recipes with paper and expected result"),
     "info": (_commands.info, "show versions, devices and data found"),

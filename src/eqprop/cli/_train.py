@@ -5,11 +5,12 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from .. import recipes, runs
+from ..estimators import named_estimator
 from ..training import Config, UserModel
 from ._console import (
     Flag,
@@ -23,6 +24,7 @@ from ._console import (
 from ._progress import Progress
 
 FEW_SETTLED = 0.5
+Rule = Literal["ep", "rbp", "bptt", "implicit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class TrainOptions:
     """directory of the run (default: runs/RECIPE-TIME)"""
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
+    rule: Annotated[Rule | None, tyro.conf.arg(name="estimator")] = None
+    """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
     """go on with the run in this directory; takes no options but --epochs, --json"""
     json: Flag = False
@@ -64,6 +68,11 @@ def main(argv: list[str]) -> int:
         config = dataclasses.replace(config, model=UserModel(model))
         if _option(rest, "--data") is None:
             config = dataclasses.replace(config, data=None)
+    rule = _option(rest, "--estimator")
+    if rule is not None:
+        config = dataclasses.replace(
+            config, estimator=named_estimator(rule, config.estimator)
+        )
     options = parse(
         TrainOptions, f"train {name}", rest, TrainOptions(config, system=model)
     )

@@ -8,6 +8,18 @@ from ._base import (
     Gradient as Gradient,
     Stats as Stats,
 )
+from ._backpropagation_through_time import (
+    BackpropagationThroughTime as BackpropagationThroughTime,
+)
 from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
 )
+from ._implicit_differentiation import (
+    AdjointNotConverged as AdjointNotConverged,
+    ImplicitDifferentiation as ImplicitDifferentiation,
+)
+from ._names import ESTIMATORS as ESTIMATORS, named_estimator as named_estimator
+from ._recurrent_backpropagation import (
+    RecurrentBackpropagation as RecurrentBackpropagation,
+)
+from ._settle import settle as settle

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
-from ..relaxations._base import AbstractRelaxation, Equilibrium
+from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 
@@ -75,13 +75,15 @@ class AbstractEstimator(eqx.Module):
                 f"weight has shape {jnp.shape(weight)}; give one weight ≥ 0 per "
                 f"example, shape ({batch},)"
             )
-        return self._compiled(system, cost, x, y, state, key, weight)
+        gradient = self._compiled(system, cost, x, y, state, key, weight)
+        if not isinstance(gradient.loss, jax.core.Tracer):
+            self.check(gradient)
+        return gradient
 
     @eqx.filter_jit
     def _compiled(self, system, cost, x, y, state, key, weight) -> Gradient:
         return self.estimate(system, cost, x, y, state, key, weight)
 
-    @abc.abstractmethod
     def estimate(
         self,
         system: AbstractSystem,
@@ -92,7 +94,28 @@ class AbstractEstimator(eqx.Module):
         key: PRNGKeyArray | None,
         weight: Float[Array, " batch"] | None,
     ) -> Gradient:
-        """The rule itself; called with checked arguments, under `jax.jit`."""
+        """The free phase, then the rule; called with checked arguments."""
+        free_key, *keys = [None] * 3 if key is None else jax.random.split(key, 3)
+        free = relax(system, x, self.free, state=state, key=free_key)
+        one = _check.example(free.state)
+        _check.check_cost(system, cost, one, _check.example(y))
+        return self.at(system, cost, x, y, free, tuple(keys), weight)
+
+    @abc.abstractmethod
+    def at(
+        self,
+        system: AbstractSystem,
+        cost: Any,
+        x: PyTree[Array],
+        y: PyTree[Array],
+        free: Equilibrium,
+        keys: tuple[PRNGKeyArray | None, PRNGKeyArray | None],
+        weight: Float[Array, " batch"] | None,
+    ) -> Gradient:
+        """The rule itself at a given free equilibrium, under `jax.jit`."""
+
+    def check(self, gradient: Gradient) -> None:
+        """Raise if the gradient must not be used; outside of `jax.jit` only."""
 
 
 def weighted_mean(

@@ -71,9 +71,8 @@ class EquilibriumPropagation(AbstractEstimator):
                 "'random-sign'"
             )
 
-    def estimate(self, system, cost, x, y, state, key, weight) -> Gradient:
-        free_key, nudged_key, sign_key = _split(key)
-        free = relax(system, x, self.free, state=state, key=free_key)
+    def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
+        nudged_key, sign_key = keys
         betas = self._betas(sign_key)
 
         def nudge(beta):
@@ -182,7 +181,3 @@ def _stats(nudging: str, system: AbstractSystem, nudged: Equilibrium) -> Stats:
             "nudged_status": nudged.status,
         },
     )
-
-
-def _split(key):
-    return (None, None, None) if key is None else jax.random.split(key, 3)

@@ -108,7 +108,9 @@ def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:
     (Gershgorin), and 2 diag(JᵀJ) − |J|ᵀ|J|1 the one below; the two agree where every
     output reads one unit.  A negative β needs the bound from below.
     """
-    if dynamics.cost is None:
+    upper = getattr(dynamics.cost, "curvature", 1.0)
+    lower = getattr(dynamics.cost, "least_curvature", 0.0)
+    if dynamics.cost is None or upper == lower == 0:
         return [0.0] * len(_leaves(block, s))
     readout = dynamics.system.readout
 
@@ -119,8 +121,6 @@ def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:
     rows = jnp.abs(
         sum(jnp.sum(jnp.abs(j), _unit_axes(readout, s, j)) for j in jacobian)
     )
-    upper = getattr(dynamics.cost, "curvature", 1.0)
-    lower = getattr(dynamics.cost, "least_curvature", 0.0)
     curvatures = []
     for j in jacobian:
         outputs = tuple(range(rows.ndim))

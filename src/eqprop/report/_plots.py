@@ -7,10 +7,9 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._drawing import COLORS, subplots
 from ..training import weight_names
 
-# Okabe & Ito's palette, distinguishable with every kind of colour vision.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SHOWN = 100
 
 
@@ -31,7 +30,7 @@ def draw(
 
 
 def _curves(file: Path, history: list[dict[str, Any]], names: list[str]) -> None:
-    figure, axes = _subplots(2, 2, (10, 7))
+    figure, axes = subplots(2, 2, (10, 7))
     epochs = [record["epoch"] for record in history]
 
     def line(axis, values, label, color, style="-"):
@@ -96,7 +95,7 @@ def _weights(file: Path, weights: np.ndarray, shape: tuple[int, ...]) -> None:
     chosen = np.argsort(-norms)[:SHOWN]
     columns = int(np.ceil(np.sqrt(len(chosen))))
     rows = -(-len(chosen) // columns)
-    figure, axes = _subplots(rows, columns, (0.75 * columns, 0.75 * rows + 0.4))
+    figure, axes = subplots(rows, columns, (0.75 * columns, 0.75 * rows + 0.4))
     for axis in axes.ravel():
         axis.axis("off")
     for axis, unit in zip(axes.ravel(), chosen, strict=False):
@@ -109,11 +108,3 @@ def _weights(file: Path, weights: np.ndarray, shape: tuple[int, ...]) -> None:
         fontsize=9,
     )
     figure.savefig(file, dpi=120)
-
-
-def _subplots(rows: int, columns: int, size: tuple[float, float]):
-    """A figure that needs no display and leaves no global state behind."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -16,7 +16,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
-from ..estimators import AbstractEstimator, EquilibriumPropagation
+from ..estimators import AbstractEstimator, ESTIMATORS
 from ..relaxations import Euler, Sweep
 from ._optimizer import check_counts, Optimizer
 
@@ -161,12 +161,12 @@ class Config:
 
 _TYPES = (
     Config,
-    EquilibriumPropagation,
     Euler,
     Hopfield,
     Optimizer,
     Sweep,
     UserModel,
+    *ESTIMATORS.values(),
 )
 
 

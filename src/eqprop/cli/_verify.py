@@ -1,0 +1,153 @@
+"""`eqprop verify`: the theorems on a recipe, a saved run, or the user's model."""
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from .. import recipes, runs
+from ..estimators import AbstractEstimator
+from ..verification import flow_figure, verify as _verify
+from ._console import Flag, parse, print_json, prints_aside, use_compilation_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions:
+    """Hold the papers' theorems against a system, in float64.
+
+    Exit status 0 only if all holds that theory promises for this kind of system.
+    """
+
+    target: tyro.conf.Positional[str]
+    """a recipe, a run directory, or FILE.py:NAME"""
+    beta: float | None = None
+    """nudge of the table's EP rows and of the curves; default: one that fits"""
+    dt: float | None = None
+    """step size (neuron time constants); default: the largest that settles"""
+    steps: int | None = None
+    """length of the processes; default: until the error has decayed"""
+    examples: int = 8
+    """training examples used"""
+    flow: Flag = False
+    """draw flow.png too: both phases in continuous time, with and without noise"""
+    out: Path | None = None
+    """folder of figures and numbers (default: RUN/verify, or runs/verify-NAME)"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is verified: a system with its examples, and how it is trained."""
+
+    name: str
+    system: Any
+    cost: Any
+    x: Any
+    y: Any
+    estimator: AbstractEstimator | None
+    folder: Path
+
+
+def verify(argv: list[str]) -> int:
+    """`eqprop verify TARGET`."""
+    options = parse(VerifyOptions, "verify", argv)
+    use_compilation_cache()
+    with prints_aside(), working(f"verifying {options.target}"):
+        target = find_target(options.target, "verify")
+        configured = target.estimator
+        result = _verify(
+            target.system,
+            target.cost,
+            target.x,
+            target.y,
+            estimators={} if configured is None else {"as configured": configured},
+            beta=options.beta,
+            dt=options.dt,
+            steps=options.steps,
+            examples=options.examples,
+        )
+        folder = options.out or target.folder
+        figures = sorted(result.plot(folder))
+        if options.flow:
+            x, y = (
+                _first(target.x, options.examples),
+                _first(target.y, options.examples),
+            )
+            flow_figure(target.system, target.cost, x, y, path=folder / "flow.png")
+            figures.append("flow")
+        record = plain({"target": options.target, **result.to_dict()})
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        (folder / "verification.json").write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        print_json({**record, "folder": str(folder)})
+    else:
+        files = ", ".join([*(f"{name}.png" for name in figures), "verification.json"])
+        print(f"{result}\n\n{folder}: {files}")
+    return 0 if result.holds else 1
+
+
+def _first(tree: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:count], tree)
+
+
+def find_target(text: str, job: str) -> Target:
+    """A recipe by name, a run by directory, or a model by FILE.py:NAME."""
+    if ".py" in text:
+        system, cost, x, y = runs.load_user_model(text)
+        name = text.rpartition(":")[2]
+        return Target(name, system, cost, x, y, None, Path("runs") / f"{job}-{name}")
+    if (Path(text) / "config.json").exists():
+        run = runs.load(text)
+        x, y = run.problem.train
+        return Target(
+            run.path.name,
+            *(run.system, run.cost, x, y, run.config.estimator, run.path / job),
+        )
+    if Path(text).exists():
+        raise ValueError(
+            f"{text} is no run directory (it holds no config.json); give a recipe, a "
+            "run directory or FILE.py:NAME"
+        )
+    config = recipes.recipe(text).config
+    if config.data is None:
+        raise ValueError(
+            f"recipe {text} has no model of its own; give FILE.py:NAME instead"
+        )
+    problem = runs.Problem.build(config)
+    x, y = problem.train
+    folder = Path("runs") / f"{job}-{re.sub('[^A-Za-z0-9-]', '-', text)}"
+    return Target(text, problem.system, problem.cost, x, y, config.estimator, folder)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A moving sign on a terminal's standard error while `what` goes on."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+def plain(value: Any) -> Any:
+    """Numbers and containers that JSON knows; NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,41 @@
+"""The one word by which a learning rule is chosen."""
+
+import difflib
+
+from ..relaxations._base import AbstractRelaxation
+from ._backpropagation_through_time import BackpropagationThroughTime
+from ._base import AbstractEstimator
+from ._equilibrium_propagation import EquilibriumPropagation
+from ._implicit_differentiation import ImplicitDifferentiation
+from ._recurrent_backpropagation import RecurrentBackpropagation
+
+ESTIMATORS: dict[str, type[AbstractEstimator]] = {
+    "ep": EquilibriumPropagation,
+    "rbp": RecurrentBackpropagation,
+    "bptt": BackpropagationThroughTime,
+    "implicit": ImplicitDifferentiation,
+}
+
+
+def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
+    """The rule of that name with the phases of `like`.
+
+    It keeps the free phase; RBP and BPTT take dt and steps from an Euler nudged
+    phase, so that they compute what EP's nudged phase does.
+    """
+    if name not in ESTIMATORS:
+        near = difflib.get_close_matches(name, ESTIMATORS, 1)
+        hint = f"did you mean {near[0]}?" if near else "choose " + ", ".join(ESTIMATORS)
+        raise ValueError(f"there is no estimator {name!r}; {hint}")
+    kind = ESTIMATORS[name]
+    if isinstance(like, kind):
+        return like
+    if kind is ImplicitDifferentiation:
+        return ImplicitDifferentiation(like.free)
+    nudged: AbstractRelaxation = getattr(like, "nudged", like.free)
+    if kind is EquilibriumPropagation:
+        return EquilibriumPropagation(like.free, nudged)
+    dt = getattr(nudged, "dt", None)
+    if dt is None:  # a sweep does more than a step of Euler's
+        return kind(like.free)  # type: ignore[call-arg]
+    return kind(like.free, dt, nudged.steps)  # type: ignore[call-arg]

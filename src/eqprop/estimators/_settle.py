@@ -1,0 +1,168 @@
+"""A settling network as one layer of any JAX program.
+
+`jax.grad` through `settle` gives the incoming cotangent g to an estimator as the
+linear cost g·s: EP nudges with F = E + β g·s, the references do as they always do.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ..costs import AbstractCost
+from ..relaxations._base import Equilibrium, relax
+from ..systems import _check
+from ..systems._base import AbstractSystem, Block, State, has_potential
+from ._base import AbstractEstimator
+from ._step import inner, norm
+
+
+def settle(
+    system: AbstractSystem,
+    x: PyTree[Array],
+    *,
+    adjoint: AbstractEstimator,
+    state: State | None = None,
+    key: PRNGKeyArray | None = None,
+) -> State:
+    """The settled states of a batch, with gradients by `adjoint`.
+
+    `jax.grad` reaches the system's parameters and x; `state` and `key` are constants.
+    EP's nudge is β times the example's cotangent scaled to norm 1, so that β means
+    the same whatever comes after the layer.
+
+    **Arguments:**
+
+    - `x`: inputs with a leading batch axis.
+    - `adjoint`: any estimator; its `free` relaxation settles the state.
+    - `state`: batched state to start from; `system.init_state(x)` where `None`.
+    - `key`: for rules and relaxations that draw random numbers.
+
+    **Returns:** the batched state; use `system.readout` under `jax.vmap` on it.
+
+    **Raises:** `ValueError` if shapes do not agree or `adjoint` is no estimator.
+    """
+    if not isinstance(adjoint, AbstractEstimator):
+        raise ValueError(
+            f"adjoint is a {type(adjoint).__name__}; give an estimator, e.g. "
+            "ep.EquilibriumPropagation(free=…, nudged=…, beta=0.1)"
+        )
+    _check.batch_size(x=x)
+    return _settle((system, x), adjoint, state, key)
+
+
+@eqx.filter_custom_vjp
+def _settle(differentiable, adjoint, state, key):
+    return _free(differentiable, adjoint, state, key).state
+
+
+def _free(differentiable, adjoint, state, key) -> Equilibrium:
+    system, x = differentiable
+    free_key = None if key is None else jax.random.split(key, 3)[0]
+    return relax(system, x, adjoint.free, state=state, key=free_key)
+
+
+@_settle.def_fwd
+def _forward(perturbed, differentiable, adjoint, state, key):
+    del perturbed
+    free = _free(differentiable, adjoint, state, key)
+    return free.state, free
+
+
+@_settle.def_bwd
+def _backward(free, cotangent, perturbed, differentiable, adjoint, state, key):
+    del perturbed, state
+    system, x = differentiable
+    cotangent = jax.tree.map(
+        lambda g, s: jnp.zeros_like(s) if g is None else g,
+        cotangent,
+        free.state,
+        is_leaf=lambda leaf: leaf is None,
+    )
+    size = jax.vmap(norm)(cotangent)
+    safe = jnp.where(size == 0, 1, size)
+    direction = jax.vmap(_flat)(cotangent) / safe[:, None]
+    keys = (None, None) if key is None else tuple(jax.random.split(key, 3)[1:])
+    index = jnp.arange(len(size))
+    gradient = adjoint.at(
+        _Layer(system, x), _LinearCost(), index, direction, free, keys, size
+    )
+    # The weights are the norms of the cotangents, so the mean becomes their sum.
+    total = jnp.sum(size)
+    layer = jax.tree.map(lambda g: g * total.astype(g.dtype), gradient.grads)
+    return _like((system, x), (layer.system, layer.inputs))
+
+
+def _like(tree: Any, grads: Any) -> Any:
+    """`grads` with None wherever `tree` has no inexact array."""
+    return jax.tree.map(
+        lambda leaf, g: g if eqx.is_inexact_array(leaf) else None,
+        tree,
+        grads,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def _flat(s: State) -> Array:
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(s)])
+
+
+class _LinearCost(AbstractCost):
+    """⟨g, s⟩, of which ∂/∂s is the cotangent g."""
+
+    curvature: ClassVar[float] = 0.0
+
+    def __call__(self, prediction, y):
+        return inner(prediction, y)
+
+
+class _Layer(AbstractSystem):
+    """A system whose inputs are parameters too, one for each example.
+
+    An example's x is its index, the prediction its whole state.
+    """
+
+    system: AbstractSystem
+    inputs: PyTree[Array]
+
+    def _x(self, index):
+        return jax.tree.map(lambda leaf: leaf[index], self.inputs)
+
+    def init_state(self, x):
+        return self.system.init_state(self._x(x))
+
+    def velocity(self, x, s):
+        return self.system.velocity(self._x(x), s)
+
+    def project(self, s):
+        return self.system.project(s)
+
+    def readout(self, s):
+        return _flat(s)
+
+    @property
+    def potential(self):
+        if not has_potential(self.system):
+            return None
+        return lambda x, s: self.system.potential(self._x(x), s)  # type: ignore[attr-defined]
+
+    @property
+    def blocks(self):
+        if not callable(getattr(self.system, "blocks", None)):
+            return None
+
+        def blocks():
+            return tuple(self._block(block) for block in self.system.blocks())  # type: ignore[attr-defined]
+
+        return blocks
+
+    def _block(self, block: Block) -> Block:
+        curvature = block.curvature
+        if not callable(curvature):
+            return block
+        return dataclasses.replace(
+            block, curvature=lambda x, s: curvature(self._x(x), s)
+        )

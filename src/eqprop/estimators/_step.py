@@ -1,0 +1,118 @@
+"""The step that every reference differentiates, `project` included.
+
+    F(x, s) = project(s + dt · velocity(x, s))
+
+RBP iterates its vector-Jacobian product at the fixed point, BPTT goes back through
+its last K applications, and implicit differentiation solves (I − ∂F/∂sᵀ) λ = ∂C/∂s.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import gmres
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ..relaxations._base import AbstractRelaxation, check_hyperparameters, Dynamics
+from ..relaxations._euler import Euler
+from ..systems._base import AbstractSystem, State, state_gradient
+from ._base import weighted_mean
+
+RESTART = 40
+CYCLES = 60
+"""GMRES: vectors kept, and restarts at most"""
+
+
+def step_map(system: AbstractSystem, x: Any, dt: Any) -> Callable[[State], State]:
+    """s ↦ project(s + dt · velocity(x, s)) of one example, as `Euler` steps."""
+    free = Dynamics(system, x, None, None, 0.0)
+
+    def step(s: State) -> State:
+        moved, _ = Euler(dt=dt).step(free, s, None)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, s)
+
+    return step
+
+
+def cost_of(system: AbstractSystem, cost: Any, s: State, y: Any) -> Scalar:
+    """C(readout(s), y) of one example."""
+    return cost(system.readout(s), y)
+
+
+def error_signal(system: AbstractSystem, cost: Any, s: State, y: Any) -> State:
+    """∂C/∂s of one example: S̄_0."""
+    return state_gradient(lambda u: cost_of(system, cost, u, y), s)
+
+
+def through_step(
+    system: AbstractSystem,
+    cost: Any,
+    x: PyTree[Array],
+    y: PyTree[Array],
+    state: State,
+    adjoint: State,
+    dt: Any,
+    weight: Float[Array, " batch"] | None,
+) -> tuple[Scalar, tuple[Any, Any]]:
+    """Loss, and ∂C/∂θ + (∂F/∂θ)ᵀ λ, both means over the batch (paper B, eqs 7–11)."""
+    state, adjoint = jax.lax.stop_gradient((state, adjoint))
+
+    @eqx.filter_grad(has_aux=True)
+    def gradient(model):
+        system, cost = model
+
+        def one(x, y, s, error) -> tuple[Scalar, Scalar]:
+            value = cost_of(system, cost, s, y)
+            return value + inner(step_map(system, x, dt)(s), error), value
+
+        total, value = jax.vmap(one)(x, y, state, adjoint)
+        return weighted_mean(total, weight), weighted_mean(value, weight)
+
+    grads, loss = gradient((system, cost))
+    return loss, grads
+
+
+def inner(a: State, b: State) -> Scalar:
+    """Σ a·b over all leaves."""
+    products = jax.tree.map(lambda u, v: jnp.sum(u * v), a, b)
+    return sum(jax.tree.leaves(products))  # type: ignore[return-value]
+
+
+def norm(a: State) -> Scalar:
+    """‖a‖₂ over all leaves."""
+    return jnp.sqrt(inner(a, a))
+
+
+def solve_fixed_point(
+    linear: Callable[[State], State], right: State
+) -> tuple[State, Scalar]:
+    """λ = linear(λ) + right of one example, and its relative residual."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(right))
+    scale = norm(right)
+    scale = jnp.where(scale == 0, 1, scale)
+    right = jax.tree.map(lambda leaf: leaf / scale, right)
+
+    def operator(u):
+        return jax.tree.map(jnp.subtract, u, linear(u))
+
+    solution, _ = gmres(
+        operator,
+        right,
+        tol=50 * float(jnp.finfo(scale.dtype).eps),
+        restart=min(size, RESTART),
+        maxiter=CYCLES,
+    )
+    left = jax.tree.map(jnp.subtract, operator(solution), right)
+    return jax.tree.map(lambda leaf: leaf * scale, solution), norm(left)
+
+
+def check_reference(name: str, free: Any, dt: Any, steps: Any) -> None:
+    """Errors for hyper-parameters that no error process accepts."""
+    if not isinstance(free, AbstractRelaxation):
+        raise ValueError(
+            f"{name}: free is {free!r}; give a relaxation, e.g. "
+            "ep.Euler(dt=0.5, steps=20)"
+        )
+    check_hyperparameters(name, steps, None, dt=dt)

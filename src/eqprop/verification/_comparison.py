@@ -1,0 +1,141 @@
+"""EP's processes laid over RBP's and BPTT's, at every step and many β."""
+
+from typing import Any, cast, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ._exactness import projector
+from ._metrics import (
+    common_order,
+    named_leaves,
+    order_in_beta,
+    process_rmse,
+    relative_error,
+)
+from ._process import Process
+from ._processes import _bptt, _ep, _rbp, nudges
+from ._verification import Curve, LayerError, Sweep
+
+BETAS = tuple(float(b) for b in 10.0 ** np.linspace(-1, -6, 16))
+ORDERS = {"one-sided": 1.0, "centered": 2.0}
+FEW = 4
+"""neurons or synapses drawn of each layer"""
+
+
+def reference_processes(system, cost, x, y, state, dt, steps) -> tuple[Any, Any, float]:
+    """RBP's and BPTT's processes, and the largest relative error between them."""
+    problem = (system, cost, x, y, state, dt, steps)
+    rbp, bptt = _rbp(*problem), _bptt(*problem)
+    off = relative_error((bptt.grads, bptt.cost_grads), (rbp.grads, rbp.cost_grads))
+    return rbp, bptt, max(off, relative_error(bptt.states, rbp.states))
+
+
+def sweep_beta(system, cost, x, y, state, dt, steps) -> tuple[Sweep, ...]:
+    """EP's process against RBP's for many β, each example on its own.
+
+    A unit that meets its bound at some β would hide the order of all the others.
+    """
+    pairs = jnp.concatenate(
+        [jax.vmap(lambda b, n=n: nudges(b, n))(jnp.asarray(BETAS)) for n in ORDERS]
+    )
+    errors = np.asarray(_errors(system, cost, x, y, state, dt, steps, pairs))
+    errors = errors.reshape(len(errors), len(ORDERS), len(BETAS), 2)
+    sweeps = []
+    for k, (nudging, expected) in enumerate(ORDERS.items()):
+        for column, quantity in enumerate(("states", "gradients")):
+            values = errors[:, k, :, column]
+            orders = [order_in_beta(BETAS, row, expected) for row in values]
+            sweeps.append(
+                Sweep(
+                    nudging,
+                    cast(Literal["states", "gradients"], quantity),
+                    BETAS,
+                    tuple(tuple(float(v) for v in row) for row in values),
+                    common_order(orders),
+                )
+            )
+    return tuple(sweeps)
+
+
+@eqx.filter_jit
+def _errors(system, cost, x, y, state, dt, steps, pairs) -> Array:
+    """Errors of states and gradients, `[examples, pairs, 2]`, one example at a time."""
+
+    def of_example(example):
+        x, y, s = jax.tree.map(lambda leaf: leaf[None], example)
+        problem = (system, cost, x, y, s, dt, steps)
+        rbp = projected(_rbp(*problem), system, x, s, dt)
+
+        def of_pair(betas):
+            ep = _ep(*problem, betas)
+            gradients = _off((ep.grads, ep.cost_grads), (rbp.grads, rbp.cost_grads))
+            return jnp.stack([_off(ep.states, rbp.states), gradients])
+
+        return jax.lax.map(of_pair, pairs)
+
+    return jax.lax.map(of_example, (x, y, state))
+
+
+def _off(found: Any, reference: Any) -> Array:
+    """The largest error relative to the largest entry, over all t and leaves."""
+    off, size = jnp.zeros(()), jnp.zeros(())
+    leaves = zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True)
+    for a, b in leaves:
+        off = jnp.maximum(off, jnp.max(jnp.abs(a - b), initial=0))
+        size = jnp.maximum(size, jnp.max(jnp.abs(b), initial=0))
+    return off / jnp.where(size == 0, 1, size)
+
+
+def compare_layers(
+    problem: tuple, state, dt, steps, beta, rbp: Process, bptt: Process
+) -> tuple[tuple[Curve, ...], tuple[LayerError, ...]]:
+    """A few curves and the RMSE of each leaf of the states and of the parameters."""
+    system, _, x, _ = problem
+    ep = _ep(*problem, state, dt, steps, nudges(beta, "centered"))
+    rbp, bptt = (projected(p, system, x, state, dt) for p in (rbp, bptt))
+    curves, layers = [], []
+    kinds = (
+        ("neurons", "s", "states"),
+        ("synapses", "", "grads"),
+        ("synapses", "cost.", "cost_grads"),
+    )
+    for kind, prefix, field in kinds:
+        names = [name for name, _ in named_leaves(getattr(ep, field), prefix)]
+        parts = [jax.tree.leaves(getattr(p, field)) for p in (ep, rbp, bptt)]
+        for name, *values in zip(names, *parts, strict=True):
+            a, r, b = map(np.asarray, values)
+            rmse = process_rmse(a, b)
+            layers.append(
+                LayerError(kind, name, float(np.mean(rmse)), float(np.std(rmse)))
+            )
+            # Of the neurons those of the first example.
+            drawn = [u[:, 0] if kind == "neurons" else u for u in (a, r, b)]
+            drawn = [u.reshape(len(u), -1) for u in drawn]
+            some = _some(drawn[1])
+            curves.append(
+                Curve(kind, name, np.asarray(ep.times), *(u[:, some] for u in drawn))
+            )
+    return tuple(curves), tuple(layers)
+
+
+@eqx.filter_jit
+def projected(process: Process, system, x, state, dt) -> Process:
+    """The process with ∂project/∂s applied to its states."""
+
+    def one(x, s, errors):
+        free = projector(system, x, s, dt)
+        return jax.vmap(free)(errors)
+
+    states = jax.vmap(one, in_axes=(0, 0, 1), out_axes=1)(x, state, process.states)
+    return eqx.tree_at(lambda p: p.states, process, states)
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """A few columns, spread over those that move most."""
+    order = np.argsort(-np.max(np.abs(values), 0), kind="stable")
+    moving = order[: max(len(order) // 4, FEW)]
+    return moving[np.linspace(0, len(moving) - 1, min(FEW, len(moving))).astype(int)]

@@ -1,0 +1,183 @@
+"""What makes EP exact, tested by random probes at s⁰.
+
+EP's gradient is exact if and only if, where `project` leaves units free to move,
+
+    ∂velocity/∂s is symmetric   and   ∂²potential/∂θ∂s = −(∂velocity/∂θ)ᵀ
+
+(for a system without a potential, whose rule contains the second: the first).
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..estimators._base import weighted_mean
+from ..estimators._step import (
+    cost_of,
+    inner,
+    norm,
+    solve_fixed_point,
+    step_map,
+)
+from ..relaxations._base import Dynamics
+from ..relaxations._euler import Euler
+from ..systems._base import AbstractSystem, State, has_potential
+from ._fixed_point import random_like
+
+PROBES = 4
+TOLERANCE = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class Exactness:
+    """Relative violations of EP's two conditions, 0 where they hold.
+
+    - `asymmetry`: ‖(J − Jᵀ)w‖ / (‖Jw‖ + ‖Jᵀw‖), the largest over probes w.
+    - `mismatch`: the same for ∂²potential/∂θ∂s against −(∂velocity/∂θ)ᵀ; None for
+      a system without a potential.
+    - `held`: share of the units that `project` holds at s⁰.
+    """
+
+    asymmetry: float
+    mismatch: float | None
+    held: float
+
+    @property
+    def symmetric(self) -> bool:
+        return self.asymmetry <= TOLERANCE
+
+    @property
+    def generated(self) -> bool:
+        """Whether the potential generates the velocity's learning rule."""
+        return self.mismatch is None or self.mismatch <= TOLERANCE
+
+    @property
+    def exact(self) -> bool:
+        return self.symmetric and self.generated
+
+
+def exactness(
+    system: AbstractSystem, x: PyTree[Array], state: State, dt: float
+) -> Exactness:
+    """Probe both conditions at every example's state."""
+    asymmetry, mismatch, held = _probe(system, x, state, dt)
+    return Exactness(
+        float(jnp.max(asymmetry)),
+        float(jnp.max(mismatch)) if has_potential(system) else None,
+        float(jnp.mean(held)),
+    )
+
+
+@eqx.filter_jit
+def _probe(system, x, state, dt):
+    def one(x, s, key):
+        free = projector(system, x, s, dt)
+        keys = jax.random.split(key, PROBES)
+        probes = jax.vmap(lambda k: free(random_like(s, k)))(keys)
+        ones = free(jax.tree.map(jnp.ones_like, s))
+        moving = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(ones))
+        held = 1 - moving / sum(leaf.size for leaf in jax.tree.leaves(s))
+        asymmetry = jax.vmap(lambda w: _asymmetry(system, x, s, free, w))(probes)
+        mismatch = jnp.zeros(PROBES)
+        if has_potential(system):
+            mismatch = jax.vmap(lambda w: _mismatch(system, x, s, w))(probes)
+        return jnp.max(asymmetry), jnp.max(mismatch), held
+
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(state)[0]))
+    return jax.vmap(one)(x, state, keys)
+
+
+def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
+    """w ↦ ∂project/∂s · w at s + dt · velocity: zero on units held at a bound."""
+    velocity = system.velocity(x, s)
+    at = jax.tree.map(lambda u, v: u + dt * v, s, velocity)
+
+    def apply(w):
+        w = jax.tree.map(lambda a, u: a.astype(u.dtype), w, at)
+        return jax.jvp(system.project, (at,), (w,))[1]
+
+    return apply
+
+
+def _asymmetry(system, x, s, free, w) -> Array:
+    def velocity(u):
+        return system.velocity(x, u)
+
+    forward = free(jax.jvp(velocity, (s,), (w,))[1])
+    backward = free(jax.vjp(velocity, s)[1](w)[0])
+    return _relative(forward, backward)
+
+
+def _mismatch(system, x, s, w) -> Array:
+    """Of ∂/∂θ ⟨∂potential/∂s, w⟩ against −∂/∂θ ⟨velocity, w⟩, the worst parameter."""
+    params, static = eqx.partition(system, eqx.is_inexact_array)
+
+    def of_potential(params):
+        model = eqx.combine(params, static)
+        return inner(jax.grad(lambda u: model.potential(x, u))(s), w)
+
+    def of_velocity(params):
+        return -inner(eqx.combine(params, static).velocity(x, s), w)
+
+    pairs = zip(
+        jax.tree.leaves(jax.grad(of_potential)(params)),
+        jax.tree.leaves(jax.grad(of_velocity)(params)),
+        strict=True,
+    )
+    # Relative to all parameters: one that acts on nothing here differs by rounding.
+    pairs = list(pairs)
+    off = jnp.stack([norm(a - b) for a, b in pairs])
+    size = jnp.stack([norm(a) + norm(b) for a, b in pairs])
+    floor = 1e-6 * jnp.max(size)
+    return jnp.max(off / jnp.where(size > floor, size, jnp.where(floor > 0, floor, 1)))
+
+
+def _relative(a: State, b: State) -> Array:
+    size = norm(a) + norm(b)
+    off = norm(jax.tree.map(jnp.subtract, a, b))
+    return off / jnp.where(size == 0, 1, size)
+
+
+@eqx.filter_jit
+def ep_limit(system, cost, x, y, state, dt):
+    """EP's gradient in the limit β → 0 at a fixed point, for any system.
+
+    With q = ds^β/dβ, which solves (I − ∂F/∂s) q = ∂F^β/∂β, it is ∂C/∂θ +
+    ∂²potential/∂θ∂s q, or ∂C/∂θ − (∂velocity/∂θ)ᵀ q (paper C, eq 18).  It equals the
+    exact gradient where `exactness` holds, and differs by EP's bias elsewhere.
+
+    **Returns:** (system gradient, cost gradient), and the solve's worst residual.
+    """
+
+    def response(x, y, s):
+        def nudged(beta):
+            return Euler(dt=dt).step(Dynamics(system, x, cost, y, beta), s, None)[0]
+
+        zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(s)))
+        push = jax.jvp(nudged, (zero,), (jnp.ones_like(zero),))[1]
+        step = step_map(system, x, dt)
+        return solve_fixed_point(lambda q: jax.jvp(step, (s,), (q,))[1], push)
+
+    moved, residual = jax.vmap(response)(x, y, state)
+
+    @eqx.filter_grad
+    def gradient(model):
+        system, cost = model
+
+        def one(x, y, s, q):
+            value = cost_of(system, cost, s, y)
+            if not has_potential(system):
+                return value - inner(system.velocity(x, s), q)
+
+            def potential(u):
+                return system.potential(x, u)
+
+            return value + jax.jvp(potential, (s,), (q,))[1]
+
+        return weighted_mean(jax.vmap(one)(x, y, state, moved), None)
+
+    return gradient((system, cost)), jnp.max(residual)

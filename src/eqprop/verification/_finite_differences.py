@@ -1,0 +1,85 @@
+"""The exact gradient by a route that shares nothing with it: settle again, and divide.
+
+dJ/dθ·d ≈ (J(θ + h d) − J(θ − h d)) / 2h, where J is the cost of the state that the
+perturbed system settles to.
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..estimators._step import cost_of
+from ..relaxations._base import relax
+from ..systems._base import AbstractSystem
+from ._fixed_point import BEST, FixedPoint
+
+STEPS = (1e-5, 1e-4, 1e-6)
+LEAVES = 24
+"""parameters (arrays) tested at most"""
+
+
+def finite_difference_error(
+    system: AbstractSystem,
+    cost: Any,
+    x: PyTree[Array],
+    y: PyTree[Array],
+    point: FixedPoint,
+    grads: tuple[PyTree, PyTree],
+) -> float:
+    """The worst relative error of `grads` along one direction per parameter array.
+
+    Of three h the best counts: one may be lost in rounding, or cross a unit's bound.
+    """
+    params, static = eqx.partition((system, cost), eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(params)
+    slopes = jax.tree.leaves(grads)
+    relaxation = dataclasses.replace(
+        point.relaxation,
+        steps=point.steps,
+        tol=BEST,  # type: ignore[call-arg]
+    )
+
+    def settled_cost(number, direction, h):
+        moved = list(leaves)
+        moved[number] = moved[number] + h * direction
+        model = eqx.combine(jax.tree.unflatten(treedef, moved), static)
+        return float(_mean_cost(model, x, y, point.state, relaxation))
+
+    here = settled_cost(0, 0 * leaves[0], 0.0)
+    worst = 0.0
+    chosen = np.linspace(0, len(leaves) - 1, min(len(leaves), LEAVES)).astype(int)
+    for number in chosen:
+        g = slopes[number]
+        direction = _direction(g, int(number))
+        expected, size = float(jnp.sum(g * direction)), float(jnp.linalg.norm(g))
+        off = np.inf
+        for h in STEPS:
+            up = settled_cost(number, direction, h)
+            down = settled_cost(number, direction, -h)
+            noise = 1e-14 * max(abs(here), 1.0) / h
+            wrong = max(abs((up - down) / (2 * h) - expected) - noise, 0.0)
+            off = min(off, wrong / size if size else np.sign(wrong) * np.inf or 0.0)
+            if off < 1e-7:
+                break
+        worst = max(worst, off)
+    return worst
+
+
+def _direction(g: Array, number: int) -> Array:
+    """A unit direction that is neither along the gradient nor across it."""
+    draw = jax.random.normal(jax.random.key(number), g.shape, g.dtype)
+    size = jnp.linalg.norm(g)
+    direction = draw / jnp.linalg.norm(draw) + g / jnp.where(size == 0, 1, size)
+    return direction / jnp.linalg.norm(direction)
+
+
+@eqx.filter_jit
+def _mean_cost(model, x, y, state, relaxation) -> Array:
+    system, cost = model
+    settled = relax(system, x, relaxation, state=state).state
+    return jnp.mean(jax.vmap(lambda s, y: cost_of(system, cost, s, y))(settled, y))

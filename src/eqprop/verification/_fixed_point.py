@@ -1,0 +1,183 @@
+"""The fixed point s⁰ at which a theorem is tested, or why there is none."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ..estimators._step import norm, step_map
+from ..relaxations._base import AbstractRelaxation, relax, Status
+from ..relaxations._euler import Euler
+from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem, State
+
+GOOD = 1e-10
+"""residual (velocity, float64) with which a theorem can be tested"""
+BEST = 2e-15
+"""residual at which nothing is left to gain"""
+CHUNK = 500
+LIMIT = 60_000
+"""Euler steps spent on one fixed point"""
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPoint:
+    """A state, how well it has settled, and with which relaxation and dt.
+
+    `steps` counts from the initial state; `radius` is the spectral radius of the step
+    s ← project(s + dt velocity) there, which RBP's error process contracts by.
+    """
+
+    state: State
+    residual: float
+    status: Status
+    relaxation: AbstractRelaxation
+    dt: float
+    steps: int
+    radius: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether a theorem can be tested here."""
+        return self.residual <= GOOD
+
+
+def find_fixed_point(
+    system: AbstractSystem,
+    x: PyTree[Array],
+    relaxation: AbstractRelaxation | None,
+    dt: float | None,
+    start: State | None = None,
+) -> FixedPoint:
+    """Settle a batch as far as its arithmetic allows.
+
+    Without a relaxation Euler steps of `dt`, or of the largest dt = 1, ½, ¼, … that
+    settles: from 1 for maps and primitives, from ½ for flows.
+    """
+    if relaxation is not None:
+        step = dt if dt is not None else getattr(relaxation, "dt", None)
+        point = _settle(system, x, relaxation, start, step or 1.0)
+        if step is None and point.settled:
+            point = _contracting(system, x, point)
+        return point
+    discrete = isinstance(system, AbstractMap | AbstractPrimitive)
+    sizes = [dt] if dt is not None else [2.0**-n for n in range(not discrete, 11)]
+    points = []
+    for size in sizes:
+        points.append(_settle(system, x, Euler(dt=size, steps=CHUNK), start, size))
+        if points[-1].settled:
+            return points[-1]
+    return min(points, key=lambda p: p.residual if p.residual >= 0 else np.inf)
+
+
+def _settle(system, x, relaxation, start, dt) -> FixedPoint:
+    """Chunks of steps until the residual has reached rounding, or stopped falling."""
+    chunk = dataclasses.replace(relaxation, steps=CHUNK, tol=BEST)  # type: ignore[call-arg]
+    state, steps, residual = start, 0, np.inf
+    status = Status.unsettled
+    while steps < LIMIT:
+        found = relax(system, x, chunk, state=state)
+        steps += int(np.max(found.steps))
+        worst = int(np.argmax(_nan_last(found.residual)))
+        previous, residual = residual, float(found.residual[worst])
+        state, status = found.state, Status(int(found.status[worst]))
+        if not np.isfinite(residual) or residual <= BEST:
+            break
+        # At rounding nothing falls any more; far from it a slow fall must go on.
+        if residual > previous * (0.5 if previous < GOOD else 0.98):
+            break
+    status = Status.settled if residual <= GOOD else status
+    radius = _spectral_radius(system, x, state, dt) if np.isfinite(residual) else np.nan
+    return FixedPoint(state, residual, status, relaxation, dt, steps, radius)
+
+
+def _contracting(system, x, point: FixedPoint) -> FixedPoint:
+    """The same point with the largest dt ≤ 1 at which Euler steps contract there."""
+    for n in range(11):
+        radius = _spectral_radius(system, x, point.state, 2.0**-n)
+        if radius < 1:
+            return dataclasses.replace(point, dt=2.0**-n, radius=radius)
+    return point
+
+
+def spectral_radius(system, x, state, dt) -> float:
+    """The largest growth of a perturbation per step, over the batch."""
+    return _spectral_radius(system, x, state, dt)
+
+
+def _spectral_radius(system, x, state, dt, iterations: int = 100) -> float:
+    return float(jnp.max(_growth(system, x, state, dt, iterations)))
+
+
+@eqx.filter_jit
+def _growth(system, x, state, dt, iterations) -> Array:
+    """Power iteration with ∂F/∂s; the mean growth of its last half."""
+
+    def one(x, s):
+        probe = random_like(s, jax.random.key(0))
+
+        def push(v, _):
+            moved = jax.jvp(step_map(system, x, dt), (s,), (v,))[1]
+            size = norm(moved)
+            safe = jnp.where(size == 0, 1, size)
+            return jax.tree.map(lambda u: u / safe, moved), size
+
+        sizes = jax.lax.scan(push, probe, None, length=iterations)[1]
+        last = sizes[iterations // 2 :]
+        # A probe that a unit's bound has wiped out does not grow.
+        return jnp.where(jnp.any(last == 0), 0.0, jnp.exp(jnp.mean(jnp.log(last))))
+
+    return jax.vmap(one)(x, state)
+
+
+def _nan_last(residual: Any) -> np.ndarray:
+    return np.where(np.isfinite(residual), residual, np.inf)
+
+
+def random_like(s: State, key: PRNGKeyArray) -> State:
+    """A state of standard normal numbers."""
+    leaves, treedef = jax.tree.flatten(s)
+    keys = jax.random.split(key, len(leaves))
+    draws = [
+        jax.random.normal(k, u.shape, u.dtype)
+        for k, u in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, draws)
+
+
+def other_fixed_points(
+    system: AbstractSystem, x: PyTree[Array], point: FixedPoint, seed: int = 0
+) -> int:
+    """How many examples settle elsewhere from a start displaced at random."""
+
+    def displace(s, key):
+        return system.project(jax.tree.map(jnp.add, s, random_like(s, key)))
+
+    batch = len(jax.tree.leaves(point.state)[0])
+    starts = jax.vmap(displace)(
+        point.state, jax.random.split(jax.random.key(seed), batch)
+    )
+    there = dataclasses.replace(
+        point.relaxation,
+        steps=max(point.steps, CHUNK),
+        tol=1e-9,  # type: ignore[call-arg]
+    )
+    found = relax(system, x, there, state=starts)
+    apart = jnp.zeros(batch, bool)
+    for a, b in zip(
+        jax.tree.leaves(found.state), jax.tree.leaves(point.state), strict=True
+    ):
+        off = jnp.abs(a - b).reshape(batch, -1)
+        apart |= jnp.max(off, axis=1, initial=0) > 1e-4
+    return int(jnp.sum(apart & (found.status == Status.settled)))
+
+
+def double(leaf: Any) -> Any:
+    """Inexact arrays in double precision, everything else as it is."""
+    if not eqx.is_inexact_array_like(leaf) or isinstance(leaf, float | complex):
+        return leaf
+    wide = np.complex128 if np.iscomplexobj(leaf) else np.float64
+    return jnp.asarray(np.asarray(leaf), wide)

@@ -1,0 +1,393 @@
+"""What theory promises, held against what was measured, and the reasons in words."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from ..estimators import Gradient
+from ..relaxations._base import AbstractRelaxation, Equilibrium, Status
+from ..systems._base import AbstractMap, AbstractSystem, has_potential
+from ._exactness import Exactness
+from ._fixed_point import FixedPoint, GOOD
+from ._metrics import Agreement, agreement, flat, relative_error
+from ._verification import (
+    Check,
+    Curve,
+    LayerError,
+    number,
+    Outcome,
+    Row,
+    Sweep,
+    Verification,
+)
+
+IDENTITY = 1e-10
+FINITE_DIFFERENCE = 1e-6
+SLOPE = 0.05
+
+
+@dataclasses.dataclass
+class Findings:
+    """Collects checks, table rows and sentences while a verification proceeds."""
+
+    system: str
+    kind: str
+    checks: list[Check] = dataclasses.field(default_factory=list)
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    promise: str = ""
+    sweeps: tuple[Sweep, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    layers: tuple[LayerError, ...] = ()
+
+    def check(
+        self,
+        name: str,
+        measured: float,
+        limit: float,
+        reason: str = "",
+        strict: bool = False,
+    ) -> bool:
+        """A promise `measured ≤ limit`; `reason` becomes a failure's sentence."""
+        # NaN is not ≤ anything.
+        fine = bool(measured < limit if strict else measured <= limit)
+        promised = f"{'<' if strict else '≤'} {limit:.3g}"
+        self._add(name, measured, promised, "holds" if fine else "fails")
+        if not fine:
+            self.failures.append(reason or f"{name}: {number(measured)} > {limit:g}.")
+        return fine
+
+    def measure(self, name: str, measured: float) -> None:
+        """Something that is reported and not promised."""
+        self._add(name, measured, "–", "note")
+
+    def _add(self, name: str, measured: float, promised: str, outcome: Outcome) -> None:
+        self.checks.append(Check(name, float(measured), promised, outcome))
+
+    def verification(self) -> Verification:
+        """Everything found, and the verdict."""
+        holds = not self.failures
+        verdict = (
+            f"HOLDS: {self.promise}" if holds else f"DOES NOT HOLD: {self.failures[0]}"
+        )
+        return Verification(
+            system=self.system,
+            kind=self.kind,
+            holds=holds,
+            verdict=verdict,
+            findings=(*self.failures[1:], *self.notes),
+            checks=tuple(self.checks),
+            rows=tuple(self.rows),
+            sweeps=self.sweeps,
+            curves=self.curves,
+            layers=self.layers,
+            facts=self.facts,
+        )
+
+
+def free_phase(
+    found: Findings,
+    free: AbstractRelaxation,
+    first: Equilibrium,
+    point: FixedPoint,
+    more: int | None,
+) -> None:
+    """The caller's own free phase: every example must end settled."""
+    status = np.asarray(first.status)
+    wrong = int(np.sum(status != Status.settled))
+    residual = float(np.max(np.asarray(first.residual)))
+    found.facts["free_residual"] = residual
+    if not wrong:
+        found._add("free phase settled", residual, "settled", "holds")
+        return
+    found._add("free phase settled", residual, "settled", "fails")
+    advice = "see the dynamics below"
+    if point.settled and more is not None:
+        advice = f"{more} more steps settle it: use steps={free.steps + more}"
+    found.failures.append(
+        f"the free phase has not settled: after {free.steps} steps {wrong} of "
+        f"{len(status)} examples move on, residual {number(residual)} (velocity); "
+        f"{advice}."
+    )
+
+
+def unsettled(found: Findings, point: FixedPoint, calmer: FixedPoint) -> None:
+    """There is no fixed point to test a theorem at; say why and what to do."""
+    name = {
+        Status.diverged: "diverges",
+        Status.oscillating: "oscillates with period 2",
+    }.get(point.status, "does not settle")
+    advice = (
+        "No dt down to 2⁻¹⁰ settles it: the dynamics has no stable fixed point here"
+    )
+    if calmer.settled:
+        advice = f"With Euler steps of dt={calmer.dt:g} it settles"
+    found._add("residual of the fixed point", point.residual, f"≤ {GOOD:g}", "fails")
+    found.failures.append(
+        f"the dynamics {name} at dt={point.dt:g}: residual {number(point.residual)} "
+        f"(velocity) after {point.steps} steps. {advice}."
+    )
+
+
+def settled(
+    found: Findings, point: FixedPoint, outside: float, contracting: float | None
+) -> None:
+    """The fixed point: residual, allowed by `project`, stable under the step."""
+    found.facts.update(
+        residual=point.residual,
+        spectral_radius=point.radius,
+        dt=point.dt,
+        settling_steps=point.steps,
+    )
+    found.check("residual of the fixed point", point.residual, GOOD)
+    found.check(
+        "distance of s⁰ from project(s⁰)",
+        outside,
+        IDENTITY,
+        "the settled state is not one that `project` allows: the relaxation left the "
+        "projection out.",
+    )
+    advice = "the state has a direction without restoring force"
+    if contracting is not None:
+        advice = f"use dt={contracting:g} or smaller"
+    found.check(
+        "spectral radius of the step",
+        point.radius,
+        1.0,
+        f"the spectral radius of the step at s⁰ is {number(point.radius)} ≥ 1 with "
+        f"dt={point.dt:g}, so RBP and the nudged phase do not converge: {advice}.",
+        strict=True,
+    )
+
+
+def several(found: Findings, count: int) -> None:
+    """Other starts, other fixed points: nothing is wrong, but worth knowing."""
+    if count:
+        found.notes.append(
+            f"there are several fixed points: {count} of {found.facts['examples']} "
+            "examples settle elsewhere from a displaced start. Gradients are those of "
+            "the fixed point that init_state leads to."
+        )
+
+
+def adjoint(found: Findings, residual: float, accurate: bool) -> bool:
+    """Without an accurate linear solve there is no exact gradient to compare with."""
+    found._add(
+        "residual of the adjoint solve",
+        residual,
+        f"≤ {IDENTITY:g}",
+        "holds" if accurate else "fails",
+    )
+    if not accurate:
+        found.failures.append(
+            "the adjoint solve (I − Jᵀ)λ = ∂C/∂s did not converge (relative residual "
+            f"{number(residual)}): I − Jᵀ is singular at s⁰, so the settled cost has "
+            "no gradient. Give every direction of the state a restoring force."
+        )
+    return accurate
+
+
+def finite_differences(found: Findings, off: float, reference: Any) -> None:
+    """The exact gradient against the settled cost itself."""
+    found.check(
+        "implicit against finite differences",
+        off,
+        FINITE_DIFFERENCE,
+        f"the implicit gradient is off the finite differences of the settled cost by "
+        f"{number(off)}: the settled cost is not differentiable here (a unit at the "
+        "very edge of its bound, a kink of the energy), or implicit differentiation "
+        "is wrong.",
+    )
+    if not flat(reference).any():
+        found.notes.append(
+            "the exact gradient is zero: no free unit that the parameters act on "
+            "reaches the prediction at s⁰ (all held at their bounds, or dead)."
+        )
+
+
+def references(
+    found: Findings, grads: dict[str, Any], radius: float, length: int, through: int
+) -> None:
+    """RBP at convergence, and BPTT through as many steps as fit, against implicit."""
+    exact = grads["implicit"]
+    for name, steps in (("RBP", length), ("BPTT", through)):
+        off = relative_error(grads[name], exact)
+        left = 0.0 if radius == 0 else min(radius, 1.0) ** steps
+        found.check(
+            f"{name}, {steps} steps, against implicit",
+            off,
+            # A process cut short differs by what is left of it.
+            max(IDENTITY, 100 * left / max(1 - radius, 1e-6)),
+            f"{name}'s gradient after {steps} steps is off the exact one by "
+            f"{number(off)}.",
+        )
+
+
+def own_estimator(
+    found: Findings, name: str, gradient: Gradient, agrees: Agreement
+) -> None:
+    """An estimator of the caller's: where it stands, and what its free phase left."""
+    status = np.asarray(gradient.equilibrium.status)
+    share = float(np.mean(status == Status.settled))
+    residual = float(np.max(np.asarray(gradient.equilibrium.residual)))
+    found.notes.append(
+        f"{name}: error {number(agrees.error)}, angle {number(agrees.angle)}° to the "
+        f"exact gradient; its free phase settles {100 * share:.0f} % of the examples "
+        f"(residual {number(residual)})."
+    )
+
+
+def exactness(found: Findings, system: AbstractSystem, probe: Exactness) -> None:
+    """EP's two conditions: promised, declared absent, or measured."""
+    found.facts.update(
+        asymmetry=probe.asymmetry, mismatch=probe.mismatch, held=probe.held
+    )
+    if probe.held == 1:
+        found.notes.append("every unit is held at a bound by `project` at s⁰.")
+    if isinstance(system, AbstractMap) or not has_potential(system):
+        found.measure("asymmetry of ∂velocity/∂s", probe.asymmetry)
+        if probe.mismatch is not None:
+            found.measure("∂²potential/∂θ∂s against −∂velocity/∂θ", probe.mismatch)
+        return
+    found.check(
+        "asymmetry of ∂velocity/∂s",
+        probe.asymmetry,
+        1e-8,
+        "refused: the Jacobian of the velocity is not symmetric "
+        f"(‖(J − Jᵀ)w‖ / (‖Jw‖ + ‖Jᵀw‖) = {number(probe.asymmetry)}), though the "
+        "system has a potential: EP's gradient is wrong for it. Derive the velocity "
+        "from the potential, or write it as an AbstractVectorField.",
+    )
+    found.check(
+        "∂²potential/∂θ∂s against −∂velocity/∂θ",
+        float(probe.mismatch or 0.0),
+        1e-8,
+        "refused: the potential does not generate the velocity "
+        f"(∂²potential/∂θ∂s and −(∂velocity/∂θ)ᵀ differ by {number(probe.mismatch)}), "
+        "so EP's rule is not this system's. Mend one of the two, or write it as an "
+        "AbstractVectorField, or as an AbstractMap if that is meant.",
+    )
+
+
+def regime(sweeps: tuple[Sweep, ...]) -> tuple[float, float]:
+    """The β, from smallest to largest, at which every order is constant."""
+    orders = [sweep.order for sweep in sweeps if not sweep.order.exact]
+    orders = [order for order in orders if math.isfinite(order.measured)]
+    return (
+        max((order.low for order in orders), default=1e-6),
+        min((order.high for order in orders), default=1e-1),
+    )
+
+
+def exact_rule(
+    found: Findings, grads: dict[str, Any], reference: Any, beta: float
+) -> None:
+    """EP is exact in the limit: orders in β, and the table's rows."""
+    found.promise = (
+        "EP computes the exact gradient of this system as β → 0, and its temporal "
+        "derivatives are RBP's and BPTT's error at every step."
+    )
+    for sweep in found.sweeps:
+        order, what = sweep.order, f"EP {sweep.nudging}, {sweep.quantity}"
+        fine = order.holds(SLOPE) and order.smallest <= (
+            1e-4 if sweep.nudging == "one-sided" else 1e-6
+        )
+        shown = math.inf if order.exact else order.measured
+        promised = f"{order.expected:g} ± {100 * SLOPE:g} %"
+        found._add(f"{what}: order in β", shown, promised, "holds" if fine else "fails")
+        if not fine:
+            found.failures.append(_wrong_order(what, order))
+    for name, allowed in (("one-sided", 0.1), ("centered", 0.01)):
+        off = agreement(grads[f"EP {name}"], reference).error
+        if not flat(reference).any():
+            continue
+        found.check(
+            f"EP {name} at β={beta:g} against implicit",
+            off,
+            allowed,
+            _wrong_beta(name, off, beta, found.sweeps),
+        )
+
+
+def _wrong_order(what: str, order) -> str:
+    if math.isnan(order.measured):
+        return (
+            f"{what}: the error falls with a constant order in β for only "
+            f"{100 * order.share:.0f} % of the examples (smallest error "
+            f"{number(order.smallest)}); theory expects {order.expected:g}. Either the "
+            "learning rule is not this system's, or a unit sits at the very edge of a "
+            "bound or kink."
+        )
+    return (
+        f"{what}: the error falls as β^{order.measured:.2f} down to "
+        f"{number(order.smallest)}; theory expects β^{order.expected:g} and no floor."
+    )
+
+
+def _wrong_beta(name: str, off: float, beta: float, sweeps: Any) -> str:
+    low, high = regime(sweeps)
+    start = f"EP {name} at β={beta:g} is off the exact gradient by {number(off)}: "
+    fits = f"the error is of constant order from β = {low:.1g} to {high:.1g}"
+    if abs(beta) > high:
+        return f"{start}β is too large; {fits}. Use β ≤ {high:.1g}."
+    if abs(beta) < low:
+        return f"{start}β is lost in rounding; {fits}. Use β ≥ {low:.1g}."
+    return (
+        f"{start}the nudged phase does not reach its fixed point, or the rule is wrong."
+    )
+
+
+def biased_rule(
+    found: Findings,
+    system: AbstractSystem,
+    probe: Exactness,
+    estimate: Any,
+    limit: Any,
+    reference: Any,
+) -> None:
+    """EP is not exact: its bias, and whether it is the one theory predicts."""
+    agrees = agreement(estimate, reference)
+    found.measure("EP's error (bias at β = 1e-4)", agrees.error)
+    found.measure("EP's sign agreement", agrees.signs)
+    if limit is not None and flat(limit).any():
+        found.check(
+            "EP's bias against theory's (paper C, eq 18)",
+            agreement(estimate, limit).error,
+            FINITE_DIFFERENCE,
+            "EP's estimate is not the limit that theory predicts for this system: "
+            f"off by {number(agreement(estimate, limit).error)}.",
+        )
+    if isinstance(system, AbstractMap):
+        what = "a map: EP is approximate by declaration"
+        found.check(
+            "EP's angle to the exact gradient, degrees",
+            agrees.angle if flat(reference).any() else 0.0,
+            90.0,
+            f"EP's gradient is {number(agrees.angle)}° off the exact one: at 90° or "
+            "more learning does not descend. Train with BPTT, RBP or implicit "
+            "differentiation, or make ∂velocity/∂s more nearly symmetric.",
+            strict=True,
+        )
+    elif not has_potential(system):
+        what = "a vector field with an asymmetric Jacobian: EP is biased"
+        found.measure("EP's angle to the exact gradient, degrees", agrees.angle)
+        found.notes.append(
+            f"the Jacobian is not symmetric (asymmetry {number(probe.asymmetry)}), "
+            f"which explains EP's bias: the solve with J in place of Jᵀ (paper C, "
+            f"eqs 17–18) is {number(agrees.angle)}° off the exact gradient."
+        )
+        if agrees.angle >= 90:
+            found.notes.append(
+                "warning: at 90° or more the update does not descend the cost."
+            )
+    else:
+        return
+    found.promise = (
+        f"RBP, BPTT and implicit differentiation agree. This is {what}, here by "
+        f"{number(agrees.angle)}° (error {number(agrees.error)}, signs "
+        f"{100 * agrees.signs:.1f} %)."
+    )

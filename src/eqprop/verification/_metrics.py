@@ -1,0 +1,161 @@
+"""How two gradients, or two error processes, are compared."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+
+NO_SIGN = 1e-9
+ROUNDING = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """One gradient against the exact one, over one parameter or all of them.
+
+    - `error`: ‖g − exact‖ / ‖exact‖.
+    - `angle`: between the two, in degrees; NaN if either is zero.
+    - `signs`: share of the entries whose signs agree, of those that are not zero (to
+      1e-9 of the largest) in both (paper D's recipe tool).
+    """
+
+    error: float
+    angle: float
+    signs: float
+
+
+def agreement(found: PyTree[Array], exact: PyTree[Array]) -> Agreement:
+    """Compare two gradients over all their leaves."""
+    g, e = flat(found), flat(exact)
+    size, length = float(np.linalg.norm(e)), float(np.linalg.norm(g))
+    off = float(np.linalg.norm(g - e))
+    error = off / size if size else (0.0 if off == 0 else float("inf"))
+    # An entry that is 0 in both, up to rounding, has no sign to agree on.
+    floor = NO_SIGN * np.max(np.abs(e), initial=0.0)
+    used = (np.abs(g) > floor) | (np.abs(e) > floor)
+    signs = float(np.mean(np.sign(g[used]) == np.sign(e[used]))) if used.any() else 1.0
+    if not (np.isfinite(off) and size and length):
+        return Agreement(error, float("nan"), signs)
+    # Accurate for small angles, where arccos of a rounded 1 is not.
+    u, v = g / length, e / size
+    angle = 2 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
+    return Agreement(error, float(np.degrees(angle)), signs)
+
+
+def relative_error(found: PyTree[Array], exact: PyTree[Array]) -> float:
+    """max |found − exact| / max |exact| over all leaves; NaN if any entry is."""
+    f, e = flat(found), flat(exact)
+    size = float(np.max(np.abs(e), initial=0.0))
+    off = float(np.max(np.abs(f - e), initial=0.0))
+    return off / size if size else (0.0 if off == 0 else float("inf"))
+
+
+def process_rmse(
+    found: Float[Array, "times *shape"], reference: Float[Array, "times *shape"]
+) -> Float[np.ndarray, " *shape"]:
+    """√(Σ_t (a − b)² / max(Σ_t a², Σ_t b²)) per neuron or synapse (paper D, fig. 3)."""
+    a, b = np.asarray(found), np.asarray(reference)
+    size = np.maximum(np.sum(a**2, 0), np.sum(b**2, 0))
+    off = np.sum((a - b) ** 2, 0)
+    return np.sqrt(np.divide(off, size, out=np.zeros_like(off), where=size > 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How errors fall with β: error ∝ β^measured from β = `low` to `high`.
+
+    Over several examples the median of each one's order, the β common to them, and
+    `share`, the part of the examples with a constant order.  `smallest` is the least
+    error over β.  `measured` is NaN where no range of β shows a constant order;
+    `exact` says that the error is lost in rounding at every β.
+    """
+
+    expected: float
+    measured: float
+    low: float
+    high: float
+    smallest: float
+    share: float = 1.0
+    exact: bool = False
+
+    def holds(self, tolerance: float = 0.05) -> bool:
+        """At least the expected order, within `tolerance` relative."""
+        return self.exact or self.measured >= self.expected * (1 - tolerance)
+
+
+def order_in_beta(betas: Any, errors: Any, expected: float) -> Order:
+    """Fit error ∝ β^p on the longest range of β on which p is constant.
+
+    At large β higher orders show, or units meet their bounds; at small β rounding.
+    Between them the logarithmic slope is constant.  At least four values of β must
+    lie there.
+    """
+    order = np.argsort(betas)
+    betas, errors = np.asarray(betas)[order], np.asarray(errors)[order]
+    nan = Order(expected, math.nan, betas[0], betas[-1], math.nan, share=0.0)
+    if not np.isfinite(errors).all():
+        return nan
+    smallest = float(np.min(errors))
+    if np.max(errors * betas) < ROUNDING:
+        return dataclasses.replace(nan, smallest=smallest, share=1.0, exact=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = np.diff(np.log(errors)) / np.diff(np.log(betas))
+    best: tuple[int, int] | None = None
+    for first in range(len(slopes)):
+        for last in range(first + 3, len(slopes) + 1):
+            part = slopes[first:last]
+            if not np.isfinite(part).all() or np.ptp(part) > 0.1 or part.mean() < 0.5:
+                continue
+            # Of equally long ranges the one at smaller β: closer to the limit.
+            if best is None or last - first > best[1] - best[0]:
+                best = first, last
+    if best is None:
+        return dataclasses.replace(nan, smallest=smallest)
+    used = slice(best[0], best[1] + 1)
+    measured = float(np.polyfit(np.log(betas[used]), np.log(errors[used]), 1)[0])
+    low, high = float(betas[used][0]), float(betas[used][-1])
+    return Order(expected, measured, low, high, smallest)
+
+
+def common_order(orders: list[Order]) -> Order:
+    """The order of several examples, of which a quarter may show none.
+
+    An example has no constant order where one of its units sits so near a bound, or
+    a kink, that every β large enough for the arithmetic moves it across.
+    """
+    shown = [order for order in orders if order.share]
+    share = len(shown) / len(orders)
+    worst = sorted(order.smallest for order in orders)
+    smallest = worst[len(worst) - 1 - len(worst) // 4]
+    expected = orders[0].expected
+    if share < 0.75:
+        return Order(expected, math.nan, 0.0, math.inf, smallest, share)
+    if all(order.exact for order in shown):
+        return dataclasses.replace(shown[0], smallest=smallest, share=share)
+    fitted = [order for order in shown if not order.exact]
+    return Order(
+        expected,
+        float(np.median([order.measured for order in fitted])),
+        max(order.low for order in fitted),
+        min(order.high for order in fitted),
+        smallest,
+        share,
+    )
+
+
+def flat(tree: PyTree) -> np.ndarray:
+    """All numbers of a tree in one vector."""
+    leaves = [np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate(leaves) if leaves else np.zeros(0)
+
+
+def named_leaves(tree: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
+    """`[("weights[0]", array), …]`, in the order of the tree."""
+    return [
+        (prefix + jax.tree_util.keystr(path).lstrip("."), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]

@@ -1,0 +1,310 @@
+"""`verify`: the papers' exact statements, measured on any system, in float64."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..estimators import (
+    AbstractEstimator,
+    BackpropagationThroughTime,
+    EquilibriumPropagation,
+    ImplicitDifferentiation,
+    RecurrentBackpropagation,
+)
+from ..relaxations._base import AbstractRelaxation, Equilibrium, relax, Status
+from ..relaxations._euler import Euler
+from ..systems import _check
+from ..systems._base import (
+    AbstractEnergy,
+    AbstractMap,
+    AbstractPrimitive,
+    AbstractSystem,
+    has_potential,
+)
+from . import _judge
+from ._comparison import compare_layers, reference_processes, sweep_beta
+from ._exactness import ep_limit, exactness
+from ._finite_differences import finite_difference_error
+from ._fixed_point import (
+    double,
+    find_fixed_point,
+    FixedPoint,
+    other_fixed_points,
+    spectral_radius,
+)
+from ._metrics import agreement, named_leaves
+from ._verification import Row, Verification
+
+EXAMPLES = 8
+LIMIT_STEPS = 20_000
+"""steps of RBP and BPTT at most"""
+NUMBERS = 2e7
+"""float64 numbers that a process or BPTT's states may take"""
+
+
+def verify(
+    system: AbstractSystem,
+    cost: Any,
+    x: PyTree[Array],
+    y: PyTree[Array],
+    *,
+    free: AbstractRelaxation | None = None,
+    estimators: dict[str, AbstractEstimator] | None = None,
+    beta: float | None = None,
+    dt: float | None = None,
+    steps: int | None = None,
+    examples: int = EXAMPLES,
+) -> Verification:
+    """Measure what the papers promise, on this system, and say in words what holds.
+
+    Everything is computed in float64 at a fixed point settled to rounding, on the
+    first `examples` examples:
+
+    - implicit differentiation against finite differences of the settled cost; RBP and
+      BPTT against it, and their processes against each other at every step (paper B,
+      theorem 1; paper D, theorem 1);
+    - the two conditions under which EP is exact, by random probes;
+    - where they hold, EP's processes against RBP's at every step, whose error must
+      fall as β (one-sided) and β² (centered) (paper B, theorem 3); where they need
+      not hold (an `AbstractMap`, a vector field), EP's bias, and that it is the one
+      theory predicts (paper C, eq 18).
+
+    **Arguments:**
+
+    - `free`: the free phase to judge: that it does not settle is a failure.  `None`
+      settles with Euler steps of a dt that does.
+    - `estimators`: more rows of the table, by name, each with its own free phase.
+    - `beta`: the nudge of the table's EP rows and of the curves (dimensionless, not
+      0); `None`: one small enough that no unit meets a bound, at most 1e-3.
+    - `dt`, `steps`: step size (neuron time constants) and length of the processes;
+      chosen by the system where `None`.
+
+    **Returns:** a `Verification`; a failed promise is `holds=False`, no exception.
+
+    **Raises:** `ValueError` for systems, costs and data that do not fit each other,
+    that hold no parameter, or whose energy or velocity is not finite at the start.
+    """
+    _check_arguments(free, estimators, beta, dt, steps, examples)
+    _check.batch_size(x=x, y=y)
+    _check.check_finite(x=x, y=y)
+    with jax.enable_x64(True):
+        system, cost, x, y, estimators = jax.tree.map(
+            double, (system, cost, x, y, estimators or {})
+        )
+        count = min(examples, _check.batch_size(x=x))
+        x, y = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:count], (x, y))
+        _check_start(system, cost, x, y)
+        problem = _Problem(system, cost, x, y)
+        found = _judge.Findings(type(system).__name__, kind(system))
+        found.facts.update(examples=count)
+        point = _fixed_point(problem, free, dt, found)
+        if point is not None:
+            _at_fixed_point(problem, point, estimators, beta, steps, found)
+        return found.verification()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    system: AbstractSystem
+    cost: Any
+    x: PyTree[Array]
+    y: PyTree[Array]
+
+    def __iter__(self):
+        return iter((self.system, self.cost, self.x, self.y))
+
+
+def kind(system: AbstractSystem) -> str:
+    """Which of the five descriptions a system is."""
+    for cls, name in (
+        (AbstractEnergy, "energy"),
+        (AbstractPrimitive, "primitive function"),
+        (AbstractMap, "map, EP approximate by declaration"),
+    ):
+        if isinstance(system, cls):
+            return name
+    return "velocity and potential" if has_potential(system) else "vector field"
+
+
+def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
+    """s⁰ to rounding; `None`, with the reason found, where there is none."""
+    system, _, x, _ = problem
+    start = None
+    if free is not None:
+        first = relax(system, x, free)
+        if np.isfinite(np.asarray(first.residual)).all():
+            start = first.state
+    point = find_fixed_point(system, x, free, dt, start)
+    if free is not None:
+        more = None
+        if point.settled and start is not None:
+            longer = dataclasses.replace(free, steps=point.steps, tol=1e-8)  # type: ignore[call-arg]
+            more = int(jnp.max(relax(system, x, longer, state=start).steps))
+        _judge.free_phase(found, free, first, point, more)
+    if not point.settled:
+        _judge.unsettled(found, point, find_fixed_point(system, x, None, None))
+        return None
+    projected = jax.vmap(system.project)(point.state)
+    outside = _largest_difference(projected, point.state)
+    _judge.settled(found, point, outside, _contracting_dt(system, x, point))
+    _judge.several(found, other_fixed_points(system, x, point))
+    return point
+
+
+def _contracting_dt(system, x, point: FixedPoint) -> float | None:
+    """A dt at which the step contracts, where that of `point` does not."""
+    if point.radius < 1:
+        return point.dt
+    sizes = (2.0**-n for n in range(11) if 2.0**-n < point.dt)
+    return next(
+        (dt for dt in sizes if spectral_radius(system, x, point.state, dt) < 1), None
+    )
+
+
+def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
+    system, cost, x, y = problem
+    batch = len(jax.tree.leaves(point.state)[0])
+    free = Equilibrium(
+        point.state,
+        jnp.full(batch, point.steps),
+        jnp.full(batch, point.residual),
+        jnp.full(batch, int(Status.settled)),
+    )
+    here = Euler(dt=point.dt, steps=0)
+    exact = _at(ImplicitDifferentiation(here), problem, free)
+    solved = float(jnp.max(exact.stats["adjoint_residual"]))
+    if not _judge.adjoint(found, solved, bool(exact.stats["adjoint_converged"].all())):
+        return
+    reference = (exact.grads, exact.cost_grads)
+    off = finite_difference_error(system, cost, x, y, point, reference)
+    _judge.finite_differences(found, off, reference)
+
+    steps = steps or _process_length(problem, point)
+    place = (point.state, point.dt, steps)
+    rbp, bptt, apart = reference_processes(*problem, *place)
+    found.check("BPTT's process against RBP's", apart, _judge.IDENTITY)
+    found.sweeps = sweep_beta(*problem, *place)
+    low, high = _judge.regime(found.sweeps)
+    beta = beta if beta is not None else min(max(high / 2, low), 1e-3)
+    found.curves, found.layers = compare_layers(tuple(problem), *place, beta, rbp, bptt)
+    found.facts.update(steps=steps, dt=point.dt, beta=beta)
+
+    length, through = _lengths(problem, point)
+    found.facts.update(rbp_steps=length, bptt_steps=through)
+    nudged = Euler(dt=point.dt, steps=length)
+    rules: dict[str, AbstractEstimator] = {
+        "RBP": RecurrentBackpropagation(here, point.dt, length),
+        "BPTT": BackpropagationThroughTime(here, point.dt, through),
+        "EP one-sided": EquilibriumPropagation(here, nudged, beta, "one-sided"),
+        "EP centered": EquilibriumPropagation(here, nudged, beta, "centered"),
+    }
+    grads = {"implicit": reference}
+    for name, rule in rules.items():
+        gradient = _at(rule, problem, free)
+        grads[name] = (gradient.grads, gradient.cost_grads)
+    for name, rule in estimators.items():
+        gradient = rule(system, cost, x, y, key=jax.random.key(0))
+        grads[name] = (gradient.grads, gradient.cost_grads)
+        _judge.own_estimator(found, name, gradient, agreement(grads[name], reference))
+    for name, values in grads.items():
+        found.rows += _rows(name, values, reference)
+    _judge.references(found, grads, point.radius, length, through)
+    probe = exactness(system, x, point.state, point.dt)
+    _judge.exactness(found, system, probe)
+    if probe.exact and not isinstance(system, AbstractMap):
+        _judge.exact_rule(found, grads, reference, beta)
+        return
+    limit, left = ep_limit(system, cost, x, y, point.state, point.dt)
+    known = limit if float(left) < 1e-8 else None
+    _judge.biased_rule(found, system, probe, grads["EP centered"], known, reference)
+
+
+@eqx.filter_jit
+def _jitted_at(estimator, system, cost, x, y, free):
+    return estimator.at(system, cost, x, y, free, (None, None), None)
+
+
+def _at(estimator: AbstractEstimator, problem: _Problem, free: Equilibrium):
+    return _jitted_at(estimator, *problem, free)
+
+
+def _rows(name: str, grads: tuple, exact: tuple) -> list[Row]:
+    """One row per parameter array of system and cost, then one for all."""
+    rows = []
+    for part, prefix, found in zip(exact, ("", "cost."), grads, strict=True):
+        pairs = zip(named_leaves(part, prefix), jax.tree.leaves(found), strict=True)
+        rows += [Row(name, leaf, agreement(g, e)) for (leaf, e), g in pairs]
+    return [*rows, Row(name, "all", agreement(grads, exact))]
+
+
+def _lengths(problem: _Problem, point: FixedPoint) -> tuple[int, int]:
+    """Steps after which RBP has decayed to rounding; fewer for BPTT's memory."""
+    wanted = LIMIT_STEPS
+    if point.radius < 1:
+        wanted = int(np.log(1e-16) / np.log(max(point.radius, 1e-3))) + 30
+    length = min(wanted, LIMIT_STEPS)
+    size = sum(leaf.size for leaf in jax.tree.leaves(point.state))
+    return length, max(min(length, int(NUMBERS / size)), 1)
+
+
+def _process_length(problem: _Problem, point: FixedPoint) -> int:
+    """Until the error has fallen to a hundredth, 10 to 60 steps, within memory."""
+    params = eqx.filter((problem.system, problem.cost), eqx.is_inexact_array)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    wanted = np.log(1e-2) / np.log(min(max(point.radius, 1e-3), 0.99))
+    return int(max(min(max(wanted, 10), 60, NUMBERS / size), 4))
+
+
+def _largest_difference(a: Any, b: Any) -> float:
+    off = jax.tree.map(lambda u, v: jnp.max(jnp.abs(u - v), initial=0), a, b)
+    return float(max(jax.tree.leaves(off)))
+
+
+def _check_arguments(free, estimators, beta, dt, steps, examples) -> None:
+    if free is not None and not isinstance(free, AbstractRelaxation):
+        raise ValueError(
+            f"free is {free!r}; give a relaxation, e.g. ep.Euler(0.1, 1000)"
+        )
+    for name, rule in (estimators or {}).items():
+        if not isinstance(rule, AbstractEstimator):
+            raise ValueError(f"estimators[{name!r}] is {rule!r}; give an estimator")
+    if beta is not None and not (np.isfinite(beta) and beta != 0):
+        raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
+    if dt is not None and not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt is {dt}; it must be positive and finite, e.g. 0.1")
+    for name, value in (("steps", steps), ("examples", examples)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number ≥ 1")
+
+
+def _check_start(system, cost, x, y) -> None:
+    """What makes every number meaningless: nothing to learn, or NaN from the start."""
+    state = relax(system, x, Euler(dt=1.0, steps=0)).state
+    _check.check_cost(system, cost, _check.example(state), _check.example(y))
+    name = type(system).__name__
+    if not jax.tree.leaves(eqx.filter((system, cost), eqx.is_inexact_array)):
+        raise ValueError(
+            f"{name} and its cost hold no floating-point array, so there is no "
+            "gradient to verify; make the learnable numbers jnp arrays of the module"
+        )
+    values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
+    if has_potential(system):
+        values["energy or primitive"] = jax.vmap(system.potential)(x, state)  # type: ignore[attr-defined]
+    values["cost"] = jax.vmap(lambda s, y: cost(system.readout(s), y))(state, y)
+    for what, value in values.items():
+        finite = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(value)]
+        if not all(leaf.all() for leaf in finite):
+            first = min(
+                int(np.argwhere(~leaf)[0, 0]) for leaf in finite if not leaf.all()
+            )
+            raise ValueError(
+                f"{name}: the {what} of example {first} is not finite at its initial "
+                "state; start it where the energy is finite (init_state), or mend it"
+            )
+
+_double = double
