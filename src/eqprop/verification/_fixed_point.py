@@ -153,26 +153,24 @@ def other_fixed_points(
 ) -> int:
     """How many examples settle elsewhere from a start displaced at random."""
 
-    def displace(s, key):
-        return system.project(jax.tree.map(jnp.add, s, random_like(s, key)))
-
-    batch = len(jax.tree.leaves(point.state)[0])
-    starts = jax.vmap(displace)(
-        point.state, jax.random.split(jax.random.key(seed), batch)
+    random = np.random.default_rng(seed)
+    moved = jax.tree.map(
+        lambda leaf: leaf + random.normal(size=leaf.shape), point.state
     )
+    starts = jax.jit(jax.vmap(system.project))(moved)
     there = dataclasses.replace(
         point.relaxation,
         steps=max(point.steps, CHUNK),
         tol=1e-9,  # type: ignore[call-arg]
     )
     found = relax(system, x, there, state=starts)
-    apart = jnp.zeros(batch, bool)
+    apart = np.zeros(len(found.steps), bool)
     for a, b in zip(
         jax.tree.leaves(found.state), jax.tree.leaves(point.state), strict=True
     ):
-        off = jnp.abs(a - b).reshape(batch, -1)
-        apart |= jnp.max(off, axis=1, initial=0) > 1e-4
-    return int(jnp.sum(apart & (found.status == Status.settled)))
+        off = np.abs(np.asarray(a) - np.asarray(b)).reshape(len(apart), -1)
+        apart |= np.max(off, axis=1, initial=0) > 1e-4
+    return int(np.sum(apart & (np.asarray(found.status) == Status.settled)))
 
 
 def double(leaf: Any) -> Any:

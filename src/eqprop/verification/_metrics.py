@@ -59,8 +59,9 @@ def process_rmse(
 ) -> Float[np.ndarray, " *shape"]:
     """√(Σ_t (a − b)² / max(Σ_t a², Σ_t b²)) per neuron or synapse (paper D, fig. 3)."""
     a, b = np.asarray(found), np.asarray(reference)
-    size = np.maximum(np.sum(a**2, 0), np.sum(b**2, 0))
-    off = np.sum((a - b) ** 2, 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # a phase that diverged
+        size = np.maximum(np.sum(a**2, 0), np.sum(b**2, 0))
+        off = np.sum((a - b) ** 2, 0)
     return np.sqrt(np.divide(off, size, out=np.zeros_like(off), where=size > 0))
 
 

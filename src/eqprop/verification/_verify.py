@@ -30,6 +30,7 @@ from . import _judge
 from ._comparison import compare_layers, reference_processes, sweep_beta
 from ._exactness import ep_limit, exactness
 from ._finite_differences import finite_difference_error
+from ._findings import Findings
 from ._fixed_point import (
     double,
     find_fixed_point,
@@ -43,6 +44,7 @@ from ._verification import Row, Verification
 EXAMPLES = 8
 LIMIT_STEPS = 20_000
 """steps of RBP and BPTT at most"""
+SMALL = 1e-4
 NUMBERS = 2e7
 """float64 numbers that a process or BPTT's states may take"""
 
@@ -100,7 +102,7 @@ def verify(
         x, y = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:count], (x, y))
         _check_start(system, cost, x, y)
         problem = _Problem(system, cost, x, y)
-        found = _judge.Findings(type(system).__name__, kind(system))
+        found = Findings(type(system).__name__, kind(system))
         found.facts.update(examples=count)
         point = _fixed_point(problem, free, dt, found)
         if point is not None:
@@ -149,7 +151,7 @@ def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
     if not point.settled:
         _judge.unsettled(found, point, find_fixed_point(system, x, None, None))
         return None
-    projected = jax.vmap(system.project)(point.state)
+    projected = jax.jit(jax.vmap(system.project))(point.state)
     outside = _largest_difference(projected, point.state)
     _judge.settled(found, point, outside, _contracting_dt(system, x, point))
     _judge.several(found, other_fixed_points(system, x, point))
@@ -184,13 +186,19 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     off = finite_difference_error(system, cost, x, y, point, reference)
     _judge.finite_differences(found, off, reference)
 
+    probe = exactness(system, x, point.state, point.dt)
+    exact_rule = probe.exact and not isinstance(system, AbstractMap)
     steps = steps or _process_length(problem, point)
     place = (point.state, point.dt, steps)
     rbp, bptt, apart = reference_processes(*problem, *place)
     found.check("BPTT's process against RBP's", apart, _judge.IDENTITY)
-    found.sweeps = sweep_beta(*problem, *place)
+    few = min(len(jax.tree.leaves(x)[0]), max(3, int(1e6 / _parameters(problem))))
+    first = jax.tree.map(lambda leaf: leaf[:few], (x, y, point.state))
+    found.sweeps = sweep_beta(system, cost, *first, point.dt, steps)
     low, high = _judge.regime(found.sweeps)
-    beta = beta if beta is not None else min(max(high / 2, low), 1e-3)
+    if beta is None:
+        # The bias where EP is not exact is measured at a nudge that adds none.
+        beta = min(max(high / 2, low), 1e-3) if exact_rule else SMALL
     found.curves, found.layers = compare_layers(tuple(problem), *place, beta, rbp, bptt)
     found.facts.update(steps=steps, dt=point.dt, beta=beta)
 
@@ -204,6 +212,8 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
         "EP centered": EquilibriumPropagation(here, nudged, beta, "centered"),
     }
     grads = {"implicit": reference}
+    if through < length:
+        rules["RBP, as short"] = RecurrentBackpropagation(here, point.dt, through)
     for name, rule in rules.items():
         gradient = _at(rule, problem, free)
         grads[name] = (gradient.grads, gradient.cost_grads)
@@ -211,17 +221,19 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
         gradient = rule(system, cost, x, y, key=jax.random.key(0))
         grads[name] = (gradient.grads, gradient.cost_grads)
         _judge.own_estimator(found, name, gradient, agreement(grads[name], reference))
+    short = grads.pop("RBP, as short", None)
     for name, values in grads.items():
         found.rows += _rows(name, values, reference)
-    _judge.references(found, grads, point.radius, length, through)
-    probe = exactness(system, x, point.state, point.dt)
+    _judge.references(found, grads, point.radius, length, through, short)
     _judge.exactness(found, system, probe)
-    if probe.exact and not isinstance(system, AbstractMap):
+    if exact_rule:
         _judge.exact_rule(found, grads, reference, beta)
         return
     limit, left = ep_limit(system, cost, x, y, point.state, point.dt)
     known = limit if float(left) < 1e-8 else None
-    _judge.biased_rule(found, system, probe, grads["EP centered"], known, reference)
+    _judge.biased_rule(
+        found, system, probe, beta, grads["EP centered"], known, reference
+    )
 
 
 @eqx.filter_jit
@@ -249,15 +261,20 @@ def _lengths(problem: _Problem, point: FixedPoint) -> tuple[int, int]:
         wanted = int(np.log(1e-16) / np.log(max(point.radius, 1e-3))) + 30
     length = min(wanted, LIMIT_STEPS)
     size = sum(leaf.size for leaf in jax.tree.leaves(point.state))
-    return length, max(min(length, int(NUMBERS / size)), 1)
+    # BPTT keeps every state, and adds up the parameters' gradient at every step.
+    most = min(NUMBERS / size, 10 * NUMBERS / _parameters(problem))
+    return length, max(min(length, int(most)), 1)
+
+
+def _parameters(problem: _Problem) -> int:
+    params = eqx.filter((problem.system, problem.cost), eqx.is_inexact_array)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _process_length(problem: _Problem, point: FixedPoint) -> int:
     """Until the error has fallen to a hundredth, 10 to 60 steps, within memory."""
-    params = eqx.filter((problem.system, problem.cost), eqx.is_inexact_array)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
     wanted = np.log(1e-2) / np.log(min(max(point.radius, 1e-3), 0.99))
-    return int(max(min(max(wanted, 10), 60, NUMBERS / size), 4))
+    return int(max(min(max(wanted, 10), 60, NUMBERS / _parameters(problem)), 4))
 
 
 def _largest_difference(a: Any, b: Any) -> float:
@@ -282,6 +299,15 @@ def _check_arguments(free, estimators, beta, dt, steps, examples) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number ≥ 1")
 
 
+@eqx.filter_jit
+def _start_values(system, cost, x, y, state) -> dict[str, Any]:
+    values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
+    if has_potential(system):
+        values["energy or primitive"] = jax.vmap(system.potential)(x, state)
+    values["cost"] = jax.vmap(lambda s, y: cost(system.readout(s), y))(state, y)
+    return values
+
+
 def _check_start(system, cost, x, y) -> None:
     """What makes every number meaningless: nothing to learn, or NaN from the start."""
     state = relax(system, x, Euler(dt=1.0, steps=0)).state
@@ -292,11 +318,7 @@ def _check_start(system, cost, x, y) -> None:
             f"{name} and its cost hold no floating-point array, so there is no "
             "gradient to verify; make the learnable numbers jnp arrays of the module"
         )
-    values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
-    if has_potential(system):
-        values["energy or primitive"] = jax.vmap(system.potential)(x, state)  # type: ignore[attr-defined]
-    values["cost"] = jax.vmap(lambda s, y: cost(system.readout(s), y))(state, y)
-    for what, value in values.items():
+    for what, value in _start_values(system, cost, x, y, state).items():
         finite = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(value)]
         if not all(leaf.all() for leaf in finite):
             first = min(
@@ -306,5 +328,3 @@ def _check_start(system, cost, x, y) -> None:
                 f"{name}: the {what} of example {first} is not finite at its initial "
                 "state; start it where the energy is finite (init_state), or mend it"
             )
-
-_double = double
