@@ -20,6 +20,7 @@ from zoo import (
 )
 
 import eqprop as ep
+from eqprop.estimators import _step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -157,6 +158,58 @@ def test_a_solve_that_fails_is_an_error_never_a_zero():
         rule(system, ep.SquaredError(), x, y)
     inside = eqx.filter_jit(lambda s: rule(s, ep.SquaredError(), x, y).grads.w)
     assert jnp.isnan(inside(system)).all()
+
+
+def test_large_states_are_solved_by_gmres(monkeypatch):
+    """The two ways of solving agree, and either finds a singular matrix out."""
+    system, (x, y) = box_hopfield(), batch()
+    rule = ep.ImplicitDifferentiation(SETTLE)
+    direct = rule(system, ep.SquaredError(), x, y)
+    monkeypatch.setattr(_step, "DENSE", 3)
+    jax.clear_caches()
+    krylov = rule(system, ep.SquaredError(), x, y)
+    np.testing.assert_allclose(both(krylov), both(direct), atol=1e-12)
+    assert (krylov.stats["adjoint_residual"] != direct.stats["adjoint_residual"]).any()
+    monkeypatch.setattr(_step, "DENSE", 1)
+    with pytest.raises(ep.AdjointNotConverged):
+        rule(Flat(jnp.ones(3)), ep.SquaredError(), x, y)
+    jax.clear_caches()
+
+
+class Frozen(ep.AbstractEnergy):
+    """`w` learns, `fixed` is frozen by stop_gradient, `mask` is a constant."""
+
+    w: jax.Array
+    fixed: jax.Array
+    mask: jax.Array
+
+    def init_state(self, x):
+        return jnp.zeros(4)
+
+    def energy(self, x, s):
+        fixed = jax.lax.stop_gradient(self.fixed)
+        drive = jnp.where(self.mask, self.w, 0) @ x + fixed
+        return 0.5 * s @ s - jnp.tanh(s) @ drive
+
+    def readout(self, s):
+        return s[:2]
+
+
+@pytest.mark.parametrize("rule", ["ep", *REFERENCES])
+def test_stop_gradient_freezes_a_parameter(rule):
+    """Its gradient is exactly zero; constants have none; the others are unchanged."""
+    w = jax.random.normal(jax.random.key(0), (4, 3))
+    system = Frozen(w, 0.3 * jnp.ones(4), w > 0)
+    ep_rule = ep.EquilibriumPropagation(SETTLE, SETTLE, 1e-3)
+    estimator = ep_rule if rule == "ep" else REFERENCES[rule]()
+    x, y = batch()
+    grads = estimator(system, ep.SquaredError(), x, y).grads
+    assert (grads.fixed == 0).all()
+    assert grads.mask is None
+    assert (grads.w[~system.mask] == 0).all()
+    exact = REFERENCES["implicit"]()(system, ep.SquaredError(), x, y).grads.w
+    np.testing.assert_allclose(grads.w, exact, atol=1e-6)
+    assert jnp.abs(exact).max() > 1e-2
 
 
 def test_a_diverged_state_gives_nan_not_a_false_reason():

@@ -75,6 +75,8 @@ from .verification import (
     rbp_flow as rbp_flow,
     rbp_process as rbp_process,
     truncation as truncation,
+    tune as tune,
+    Tuning as Tuning,
     Verification as Verification,
     verify as verify,
 )

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "eval": (_commands.evaluate, "measure a run's error on its test set or a file"),
     "predict": (_commands.predict, "write a run's predictions for a file"),
     "verify": (_verify.verify, "hold the theorems against a recipe, run or model"),
+    "tune": (_verify.tune, "propose T, K, dt and β for a gradient near the exact one"),
     "report": (_commands.report, "keep runs' results and make the table of them"),
     "recipes": (_commands.recipes, "list the recipes with paper and expected result"),
     "info": (_commands.info, "show versions, devices and data found"),

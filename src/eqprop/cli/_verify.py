@@ -1,4 +1,4 @@
-"""`eqprop verify`: the theorems on a recipe, a saved run, or the user's model."""
+"""`eqprop verify` and `tune`: on a recipe, a saved run, or the user's model."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ import numpy as np
 import tyro
 
 from .. import recipes, runs
-from ..estimators import AbstractEstimator
-from ..verification import flow_figure, verify as _verify
+from ..estimators import AbstractEstimator, EquilibriumPropagation, Nudging
+from ..verification import flow_figure, tune as _tune, verify as _verify
 from ._console import Flag, parse, print_json, prints_aside, use_compilation_cache
 
 
@@ -39,6 +39,27 @@ class VerifyOptions:
     """draw flow.png too: both phases in continuous time, with and without noise"""
     out: Path | None = None
     """folder of figures and numbers (default: RUN/verify, or runs/verify-NAME)"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneOptions:
+    """Propose T, K, dt and β that bring EP's gradient near the exact one.
+
+    Exit status 0 only if the proposal, measured in float32, reaches the angle.
+    """
+
+    target: tyro.conf.Positional[str]
+    """a recipe, a run directory, or FILE.py:NAME"""
+    angle: float = 5.0
+    """largest angle allowed to the exact gradient (degrees)"""
+    nudging: Nudging | None = None
+    """centered, one-sided or random-sign; default: as configured, else centered"""
+    examples: int = 16
+    """training examples used"""
+    out: Path | None = None
+    """folder of figure and numbers (default: RUN/tune, or runs/tune-NAME)"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -92,6 +113,40 @@ def verify(argv: list[str]) -> int:
         files = ", ".join([*(f"{name}.png" for name in figures), "verification.json"])
         print(f"{result}\n\n{folder}: {files}")
     return 0 if result.holds else 1
+
+
+def tune(argv: list[str]) -> int:
+    """`eqprop tune TARGET`."""
+    options = parse(TuneOptions, "tune", argv)
+    use_compilation_cache()
+    with prints_aside(), working(f"tuning {options.target}"):
+        target = find_target(options.target, "tune")
+        rule = target.estimator
+        if not isinstance(rule, EquilibriumPropagation):
+            rule = None
+        elif options.nudging is not None:
+            rule = dataclasses.replace(rule, nudging=options.nudging)
+        result = _tune(
+            *(target.system, target.cost, target.x, target.y),
+            target=options.angle,
+            estimator=rule,
+            examples=options.examples,
+            nudging=options.nudging or "centered",
+        )
+        folder = options.out or target.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        result.plot(folder / "tune.png")
+        record = plain({"system": options.target, **result.to_dict()})
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        (folder / "tune.json").write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        print_json({**record, "folder": str(folder)})
+        return 0 if result.reached else 1
+    print(f"{result}\n\n{folder}: tune.png, tune.json")
+    if result.reached:
+        word = "--system " if ".py" in options.target else ""
+        print(f"use it: eqprop train {word}{options.target} {result.flags()}")
+    return 0 if result.reached else 1
 
 
 def _first(tree: Any, count: int) -> Any:

@@ -13,6 +13,7 @@ from ._backpropagation_through_time import (
 )
 from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
+    Nudging as Nudging,
 )
 from ._implicit_differentiation import (
     AdjointNotConverged as AdjointNotConverged,

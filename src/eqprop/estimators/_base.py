@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
@@ -76,7 +77,7 @@ class AbstractEstimator(eqx.Module):
                 f"example, shape ({batch},)"
             )
         gradient = self._compiled(system, cost, x, y, state, key, weight)
-        if not isinstance(gradient.loss, jax.core.Tracer):
+        if not isinstance(gradient.loss, Tracer):
             self.check(gradient)
         return gradient
 
@@ -95,11 +96,11 @@ class AbstractEstimator(eqx.Module):
         weight: Float[Array, " batch"] | None,
     ) -> Gradient:
         """The free phase, then the rule; called with checked arguments."""
-        free_key, *keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        free = relax(system, x, self.free, state=state, key=free_key)
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        free = relax(system, x, self.free, state=state, key=keys[0])
         one = _check.example(free.state)
         _check.check_cost(system, cost, one, _check.example(y))
-        return self.at(system, cost, x, y, free, tuple(keys), weight)
+        return self.at(system, cost, x, y, free, (keys[1], keys[2]), weight)
 
     @abc.abstractmethod
     def at(

@@ -22,12 +22,12 @@ class AdjointNotConverged(RuntimeError):
 class ImplicitDifferentiation(AbstractEstimator):
     """dJ/dθ = ∂C/∂θ + (∂F/∂θ)ᵀ λ with (I − ∂F/∂sᵀ) λ = ∂C/∂s at the free state.
 
-    The implicit function theorem (paper C, eq 17; the limit of paper B, eq 12), solved
-    for each example by GMRES with vector-Jacobian products of the step
-    F = project(s + dt · velocity) only.  It is exact at a fixed point; dt, that of
-    `free` or 1, does not change it.  A solve that is not accurate to `tol` raises
-    `AdjointNotConverged`; inside another `jax.jit`, where nothing can be raised, its
-    gradient is NaN.
+    The implicit function theorem (paper C, eq 17; the limit of paper B, eq 12) for
+    the step F = project(s + dt · velocity), solved for each example, directly or, for
+    large states, by GMRES with vector-Jacobian products only.  It is exact at a fixed
+    point; dt, that of `free` or 1, does not change it.  A solve that is not accurate
+    to `tol` raises `AdjointNotConverged`; inside another `jax.jit`, where nothing can
+    be raised, its gradient is NaN.
 
     **Arguments:**
 

@@ -95,7 +95,7 @@ def load_user_model(path: str, copy: Path | None = None) -> tuple:
     source = copy if copy is not None else file
     if not source.is_file():
         raise FileNotFoundError(
-            f"there is no file {source}; --system takes FILE.py:NAME"
+            f"there is no file {source}; a model is named FILE.py:NAME"
         )
     module = _execute(source, file.parent)
     function = getattr(module, name, None)

@@ -2,7 +2,9 @@
 
 A system is an `equinox.Module` written for ONE example: the library batches with
 `jax.vmap`.  A state is any pytree of floating-point arrays.  Every inexact array in
-a system is a parameter; integer and boolean arrays are constants (masks).
+a system is a parameter; integer and boolean arrays are constants (masks).  To freeze
+an inexact one, use `jax.lax.stop_gradient(self.name)` wherever the system reads it:
+every estimator then finds its gradient to be exactly zero.
 
 =====================  ====================  ==================  =================
 the user writes        base class            velocity ds/dt      potential

@@ -14,5 +14,7 @@ from ._processes import (
     ep_process as ep_process,
     rbp_process as rbp_process,
 )
+from ._tune import tune as tune
+from ._tune_figure import Tuning as Tuning, TuningCurve as TuningCurve
 from ._verification import Verification as Verification
 from ._verify import verify as verify

@@ -26,15 +26,17 @@ FEW = 4
 """neurons or synapses drawn of each layer"""
 
 
-def reference_processes(system, cost, x, y, state, dt, steps) -> tuple[Any, Any, float]:
-    """RBP's and BPTT's processes, and the largest relative error between them."""
-    problem = (system, cost, x, y, state, dt, steps)
-    rbp, bptt = _rbp(*problem), _bptt(*problem)
+def reference_processes(problem: Any, place: Any) -> tuple[Process, Process, float]:
+    """RBP's and BPTT's processes, and the largest relative error between them.
+
+    Here and below `problem` is (system, cost, x, y), and `place` (state, dt, steps).
+    """
+    rbp, bptt = _rbp(*problem, *place), _bptt(*problem, *place)
     off = relative_error((bptt.grads, bptt.cost_grads), (rbp.grads, rbp.cost_grads))
     return rbp, bptt, max(off, relative_error(bptt.states, rbp.states))
 
 
-def sweep_beta(system, cost, x, y, state, dt, steps) -> tuple[Sweep, ...]:
+def sweep_beta(problem: Any, place: Any) -> tuple[Sweep, ...]:
     """EP's process against RBP's for many β, each example on its own.
 
     A unit that meets its bound at some β would hide the order of all the others.
@@ -42,7 +44,8 @@ def sweep_beta(system, cost, x, y, state, dt, steps) -> tuple[Sweep, ...]:
     pairs = jnp.concatenate(
         [jax.vmap(lambda b, n=n: nudges(b, n))(jnp.asarray(BETAS)) for n in ORDERS]
     )
-    errors = np.asarray(_errors(system, cost, x, y, state, dt, steps, pairs))
+    system, cost, x, y = problem
+    errors = np.asarray(_errors(system, cost, x, y, *place, pairs))
     errors = errors.reshape(len(errors), len(ORDERS), len(BETAS), 2)
     sweeps = []
     for k, (nudging, expected) in enumerate(ORDERS.items()):
@@ -91,14 +94,15 @@ def _off(found: Any, reference: Any) -> Array:
 
 
 def compare_layers(
-    problem: tuple, state, dt, steps, beta, rbp: Process, bptt: Process
+    problem: Any, place: Any, beta: float, rbp: Process, bptt: Process
 ) -> tuple[tuple[Curve, ...], tuple[LayerError, ...]]:
     """A few curves and the RMSE of each leaf of the states and of the parameters."""
-    system, _, x, _ = problem
-    ep = _ep(*problem, state, dt, steps, nudges(beta, "centered"))
+    (system, cost, x, y), (state, dt, steps) = problem, place
+    betas = nudges(beta, "centered")
+    ep = _ep(system, cost, x, y, state, dt, steps, betas)
     rbp, bptt = (projected(p, system, x, state, dt) for p in (rbp, bptt))
     curves, layers = [], []
-    kinds = (
+    kinds: tuple[tuple[Literal["neurons", "synapses"], str, str], ...] = (
         ("neurons", "s", "states"),
         ("synapses", "", "grads"),
         ("synapses", "cost.", "cost_grads"),

@@ -64,7 +64,8 @@ def exactness(
     system: AbstractSystem, x: PyTree[Array], state: State, dt: float
 ) -> Exactness:
     """Probe both conditions at every example's state."""
-    asymmetry, mismatch, held = _probe(system, x, state, dt)
+    probes = random_like(state, 1, PROBES)
+    asymmetry, mismatch, held = _probe(system, x, state, probes, dt)
     return Exactness(
         float(jnp.max(asymmetry)),
         float(jnp.max(mismatch)) if has_potential(system) else None,
@@ -73,11 +74,10 @@ def exactness(
 
 
 @eqx.filter_jit
-def _probe(system, x, state, dt):
-    def one(x, s, key):
+def _probe(system, x, state, probes, dt):
+    def one(x, s, probes):
         free = projector(system, x, s, dt)
-        keys = jax.random.split(key, PROBES)
-        probes = jax.vmap(lambda k: free(random_like(s, k)))(keys)
+        probes = jax.vmap(free)(probes)
         ones = free(jax.tree.map(jnp.ones_like, s))
         moving = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(ones))
         held = 1 - moving / sum(leaf.size for leaf in jax.tree.leaves(s))
@@ -87,9 +87,8 @@ def _probe(system, x, state, dt):
             mismatch = jax.vmap(lambda w: _mismatch(system, x, s, w))(probes)
         return jnp.max(asymmetry), jnp.max(mismatch), held
 
-    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(state)[0]))
     # One example after the other: a probe takes as much memory as the parameters.
-    return jax.lax.map(lambda example: one(*example), (x, state, keys))
+    return jax.lax.map(lambda example: one(*example), (x, state, probes))
 
 
 def projector(system: AbstractSystem, x: Any, s: State, dt: Any):

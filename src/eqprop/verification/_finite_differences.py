@@ -4,7 +4,6 @@ dJ/dθ·d ≈ (J(θ + h d) − J(θ − h d)) / 2h, where J is the cost of the s
 perturbed system settles to.
 """
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -14,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..estimators._step import cost_of
-from ..relaxations._base import relax
 from ..systems._base import AbstractSystem
-from ._fixed_point import BEST, FixedPoint
+from ._fixed_point import FixedPoint, settle
 
 STEPS = (1e-5, 1e-4, 1e-6)
 LEAVES = 24
@@ -38,17 +36,13 @@ def finite_difference_error(
     params, static = eqx.partition((system, cost), eqx.is_inexact_array)
     leaves, treedef = jax.tree.flatten(params)
     slopes = jax.tree.leaves(grads)
-    relaxation = dataclasses.replace(
-        point.relaxation,
-        steps=point.steps,
-        tol=BEST,  # type: ignore[call-arg]
-    )
 
     def settled_cost(number, direction, h):
         moved = list(leaves)
         moved[number] = moved[number] + h * direction
         model = eqx.combine(jax.tree.unflatten(treedef, moved), static)
-        return float(_mean_cost(model, x, y, point.state, relaxation))
+        state = settle(model[0], x, point.relaxation, point.state)[0]
+        return float(_mean_cost(model, y, state))
 
     here = settled_cost(0, 0 * leaves[0], 0.0)
     worst = 0.0
@@ -81,7 +75,6 @@ def _direction(g: Array, number: int) -> Array:
 
 
 @eqx.filter_jit
-def _mean_cost(model, x, y, state, relaxation) -> Array:
+def _mean_cost(model, y, state) -> Array:
     system, cost = model
-    settled = relax(system, x, relaxation, state=state).state
-    return jnp.mean(jax.vmap(lambda s, y: cost_of(system, cost, s, y))(settled, y))
+    return jnp.mean(jax.vmap(lambda s, y: cost_of(system, cost, s, y))(state, y))

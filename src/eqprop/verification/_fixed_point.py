@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 
 from ..estimators._step import norm, step_map
-from ..relaxations._base import AbstractRelaxation, relax, Status
+from ..relaxations._base import AbstractRelaxation, initial_state, relax, Status
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem, State
 
@@ -74,8 +74,27 @@ def find_fixed_point(
 
 
 def _settle(system, x, relaxation, start, dt) -> FixedPoint:
-    """Chunks of steps until the residual has reached rounding, or stopped falling."""
+    """The point that a relaxation leads to, with the radius of Euler's step of dt."""
+    state, residual, status, steps = settle(system, x, relaxation, start)
+    radius = _spectral_radius(system, x, state, dt) if np.isfinite(residual) else np.nan
+    return FixedPoint(state, residual, status, relaxation, dt, steps, radius)
+
+
+def settle(
+    system: AbstractSystem,
+    x: PyTree[Array],
+    relaxation: AbstractRelaxation,
+    start: State | None,
+) -> tuple[State, float, Status, int]:
+    """Chunks of steps until the residual has reached rounding, or stopped falling.
+
+    Every call with the same shapes runs one program, whatever the parameters.
+
+    **Returns:** the state, its residual and status in the worst example, the steps.
+    """
     chunk = dataclasses.replace(relaxation, steps=CHUNK, tol=BEST)  # type: ignore[call-arg]
+    if start is None:
+        start = _start(system, x)
     state, steps, residual = start, 0, np.inf
     status = Status.unsettled
     while steps < LIMIT:
@@ -89,9 +108,12 @@ def _settle(system, x, relaxation, start, dt) -> FixedPoint:
         # At rounding nothing falls any more; far from it a slow fall must go on.
         if residual > previous * (0.5 if previous < GOOD else 0.98):
             break
-    status = Status.settled if residual <= GOOD else status
-    radius = _spectral_radius(system, x, state, dt) if np.isfinite(residual) else np.nan
-    return FixedPoint(state, residual, status, relaxation, dt, steps, radius)
+    return state, residual, Status.settled if residual <= GOOD else status, steps
+
+
+@eqx.filter_jit
+def _start(system, x) -> State:
+    return initial_state(system, x, None)
 
 
 def _contracting(system, x, point: FixedPoint) -> FixedPoint:
@@ -109,16 +131,15 @@ def spectral_radius(system, x, state, dt) -> float:
 
 
 def _spectral_radius(system, x, state, dt, iterations: int = 100) -> float:
-    return float(jnp.max(_growth(system, x, state, dt, iterations)))
+    probe = random_like(state, 0)
+    return float(np.max(_growth(system, x, state, probe, dt, iterations)))
 
 
 @eqx.filter_jit
-def _growth(system, x, state, dt, iterations) -> Array:
+def _growth(system, x, state, probe, dt, iterations) -> Array:
     """Power iteration with ∂F/∂s; the mean growth of its last half."""
 
-    def one(x, s):
-        probe = random_like(s, jax.random.key(0))
-
+    def one(x, s, probe):
         def push(v, _):
             moved = jax.jvp(step_map(system, x, dt), (s,), (v,))[1]
             size = norm(moved)
@@ -130,22 +151,26 @@ def _growth(system, x, state, dt, iterations) -> Array:
         # A probe that a unit's bound has wiped out does not grow.
         return jnp.where(jnp.any(last == 0), 0.0, jnp.exp(jnp.mean(jnp.log(last))))
 
-    return jax.vmap(one)(x, state)
+    return jax.vmap(one)(x, state, probe)
 
 
 def _nan_last(residual: Any) -> np.ndarray:
     return np.where(np.isfinite(residual), residual, np.inf)
 
 
-def random_like(s: State, key: PRNGKeyArray) -> State:
-    """A state of standard normal numbers."""
-    leaves, treedef = jax.tree.flatten(s)
-    keys = jax.random.split(key, len(leaves))
-    draws = [
-        jax.random.normal(k, u.shape, u.dtype)
-        for k, u in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, draws)
+def random_like(state: State, seed: int, count: int | None = None) -> State:
+    """Standard normal numbers of a batched state's shape, or `count` of them each.
+
+    Drawn by NumPy: compiling JAX's generator takes longer than all the rest.
+    """
+    random = np.random.default_rng(seed)
+
+    def draw(leaf):
+        extra = () if count is None else (count,)
+        shape = (len(leaf), *extra, *leaf.shape[1:])
+        return jnp.asarray(random.normal(size=shape), leaf.dtype)
+
+    return jax.tree.map(draw, state)
 
 
 def other_fixed_points(
@@ -153,24 +178,24 @@ def other_fixed_points(
 ) -> int:
     """How many examples settle elsewhere from a start displaced at random."""
 
-    random = np.random.default_rng(seed)
-    moved = jax.tree.map(
-        lambda leaf: leaf + random.normal(size=leaf.shape), point.state
-    )
+    moved = jax.tree.map(jnp.add, point.state, random_like(point.state, seed))
     starts = jax.jit(jax.vmap(system.project))(moved)
-    there = dataclasses.replace(
-        point.relaxation,
-        steps=max(point.steps, CHUNK),
-        tol=1e-9,  # type: ignore[call-arg]
-    )
-    found = relax(system, x, there, state=starts)
-    apart = np.zeros(len(found.steps), bool)
-    for a, b in zip(
-        jax.tree.leaves(found.state), jax.tree.leaves(point.state), strict=True
-    ):
+    state, _, _, _ = settle(system, x, point.relaxation, starts)
+    residual = np.asarray(_norms(system, x, state, point.dt))
+    apart = np.zeros(len(residual), bool)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(point.state), strict=True):
         off = np.abs(np.asarray(a) - np.asarray(b)).reshape(len(apart), -1)
         apart |= np.max(off, axis=1, initial=0) > 1e-4
-    return int(np.sum(apart & (np.asarray(found.status) == Status.settled)))
+    return int(np.sum(apart & (residual < 1e-8)))
+
+
+@eqx.filter_jit
+def _norms(system, x, state, dt) -> Array:
+    def one(x, s):
+        moved = step_map(system, x, dt)(s)
+        return norm(jax.tree.map(jnp.subtract, moved, s))
+
+    return jax.vmap(one)(x, state)
 
 
 def double(leaf: Any) -> Any:

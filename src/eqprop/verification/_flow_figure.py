@@ -45,8 +45,8 @@ def flow_figure(
     """
     with jax.enable_x64(True):
         system, cost, x, y, state = jax.tree.map(double, (system, cost, x, y, state))
-        if state is None or times is None:
-            point = find_fixed_point(system, x, None, None, state)
+        point = find_fixed_point(system, x, None, None, state)
+        if state is None:
             if not point.settled:
                 raise ValueError(
                     f"{type(system).__name__} does not settle (residual "

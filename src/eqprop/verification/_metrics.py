@@ -55,7 +55,8 @@ def relative_error(found: PyTree[Array], exact: PyTree[Array]) -> float:
 
 
 def process_rmse(
-    found: Float[Array, "times *shape"], reference: Float[Array, "times *shape"]
+    found: Float[np.ndarray, "times *shape"],
+    reference: Float[np.ndarray, "times *shape"],
 ) -> Float[np.ndarray, " *shape"]:
     """√(Σ_t (a − b)² / max(Σ_t a², Σ_t b²)) per neuron or synapse (paper D, fig. 3)."""
     a, b = np.asarray(found), np.asarray(reference)

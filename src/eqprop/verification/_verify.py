@@ -45,6 +45,7 @@ EXAMPLES = 8
 LIMIT_STEPS = 20_000
 """steps of RBP and BPTT at most"""
 SMALL = 1e-4
+SHORT = "RBP, as short as BPTT"
 NUMBERS = 2e7
 """float64 numbers that a process or BPTT's states may take"""
 
@@ -136,13 +137,13 @@ def kind(system: AbstractSystem) -> str:
 def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
     """s⁰ to rounding; `None`, with the reason found, where there is none."""
     system, _, x, _ = problem
-    start = None
+    start = first = None
     if free is not None:
         first = relax(system, x, free)
         if np.isfinite(np.asarray(first.residual)).all():
             start = first.state
     point = find_fixed_point(system, x, free, dt, start)
-    if free is not None:
+    if free is not None and first is not None:
         more = None
         if point.settled and start is not None:
             longer = dataclasses.replace(free, steps=point.steps, tol=1e-8)  # type: ignore[call-arg]
@@ -154,7 +155,6 @@ def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
     projected = jax.jit(jax.vmap(system.project))(point.state)
     outside = _largest_difference(projected, point.state)
     _judge.settled(found, point, outside, _contracting_dt(system, x, point))
-    _judge.several(found, other_fixed_points(system, x, point))
     return point
 
 
@@ -169,15 +169,14 @@ def _contracting_dt(system, x, point: FixedPoint) -> float | None:
 
 
 def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
+    """Everything that is measured at s⁰, and what it means."""
     system, cost, x, y = problem
-    batch = len(jax.tree.leaves(point.state)[0])
-    free = Equilibrium(
-        point.state,
-        jnp.full(batch, point.steps),
-        jnp.full(batch, point.residual),
-        jnp.full(batch, int(Status.settled)),
-    )
-    here = Euler(dt=point.dt, steps=0)
+    free, here = _equilibrium(point), Euler(dt=point.dt, steps=0)
+    steps = steps or _process_length(problem, point)
+    place = (point.state, point.dt, steps)
+    few = min(len(free.steps), max(3, int(1e6 / _parameters(problem))))
+    first = jax.tree.map(lambda leaf: leaf[:few], (x, y, point.state))
+    _judge.several(found, other_fixed_points(system, x, point))
     exact = _at(ImplicitDifferentiation(here), problem, free)
     solved = float(jnp.max(exact.stats["adjoint_residual"]))
     if not _judge.adjoint(found, solved, bool(exact.stats["adjoint_converged"].all())):
@@ -185,55 +184,64 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     reference = (exact.grads, exact.cost_grads)
     off = finite_difference_error(system, cost, x, y, point, reference)
     _judge.finite_differences(found, off, reference)
-
+    rbp, bptt, apart = reference_processes(problem, place)
+    found.check("BPTT's process against RBP's", apart, _judge.IDENTITY)
+    found.sweeps = sweep_beta((system, cost, *first[:2]), (first[2], *place[1:]))
     probe = exactness(system, x, point.state, point.dt)
     exact_rule = probe.exact and not isinstance(system, AbstractMap)
-    steps = steps or _process_length(problem, point)
-    place = (point.state, point.dt, steps)
-    rbp, bptt, apart = reference_processes(*problem, *place)
-    found.check("BPTT's process against RBP's", apart, _judge.IDENTITY)
-    few = min(len(jax.tree.leaves(x)[0]), max(3, int(1e6 / _parameters(problem))))
-    first = jax.tree.map(lambda leaf: leaf[:few], (x, y, point.state))
-    found.sweeps = sweep_beta(system, cost, *first, point.dt, steps)
     low, high = _judge.regime(found.sweeps)
     if beta is None:
         # The bias where EP is not exact is measured at a nudge that adds none.
         beta = min(max(high / 2, low), 1e-3) if exact_rule else SMALL
-    found.curves, found.layers = compare_layers(tuple(problem), *place, beta, rbp, bptt)
     found.facts.update(steps=steps, dt=point.dt, beta=beta)
 
-    length, through = _lengths(problem, point)
-    found.facts.update(rbp_steps=length, bptt_steps=through)
-    nudged = Euler(dt=point.dt, steps=length)
-    rules: dict[str, AbstractEstimator] = {
-        "RBP": RecurrentBackpropagation(here, point.dt, length),
-        "BPTT": BackpropagationThroughTime(here, point.dt, through),
-        "EP one-sided": EquilibriumPropagation(here, nudged, beta, "one-sided"),
-        "EP centered": EquilibriumPropagation(here, nudged, beta, "centered"),
-    }
+    drawn = compare_layers(problem, place, beta, rbp, bptt)
+    found.curves, found.layers = drawn
     grads = {"implicit": reference}
-    if through < length:
-        rules["RBP, as short"] = RecurrentBackpropagation(here, point.dt, through)
-    for name, rule in rules.items():
+    for name, rule in _rules(problem, point, beta, found).items():
         gradient = _at(rule, problem, free)
         grads[name] = (gradient.grads, gradient.cost_grads)
     for name, rule in estimators.items():
         gradient = rule(system, cost, x, y, key=jax.random.key(0))
         grads[name] = (gradient.grads, gradient.cost_grads)
         _judge.own_estimator(found, name, gradient, agreement(grads[name], reference))
-    short = grads.pop("RBP, as short", None)
+    _judge.references(found, grads, point.radius, grads.pop(SHORT, None))
     for name, values in grads.items():
         found.rows += _rows(name, values, reference)
-    _judge.references(found, grads, point.radius, length, through, short)
     _judge.exactness(found, system, probe)
     if exact_rule:
         _judge.exact_rule(found, grads, reference, beta)
-        return
-    limit, left = ep_limit(system, cost, x, y, point.state, point.dt)
-    known = limit if float(left) < 1e-8 else None
-    _judge.biased_rule(
-        found, system, probe, beta, grads["EP centered"], known, reference
+    else:
+        limit = ep_limit(system, cost, x, y, point.state, point.dt)
+        _judge.biased_rule(
+            found, system, probe, beta, grads["EP centered"], limit, reference
+        )
+
+
+def _equilibrium(point: FixedPoint) -> Equilibrium:
+    batch = len(jax.tree.leaves(point.state)[0])
+    return Equilibrium(
+        point.state,
+        jnp.full(batch, point.steps),
+        jnp.full(batch, point.residual),
+        jnp.full(batch, int(Status.settled)),
     )
+
+
+def _rules(problem, point, beta, found) -> dict[str, AbstractEstimator]:
+    """The table's estimators, each with steps enough to converge, or to fit."""
+    length, through = _lengths(problem, point)
+    found.facts.update(rbp_steps=length, bptt_steps=through)
+    here, nudged = Euler(dt=point.dt, steps=0), Euler(dt=point.dt, steps=length)
+    rules: dict[str, AbstractEstimator] = {
+        "RBP": RecurrentBackpropagation(here, point.dt, length),
+        "BPTT": BackpropagationThroughTime(here, point.dt, through),
+        "EP one-sided": EquilibriumPropagation(here, nudged, beta, "one-sided"),
+        "EP centered": EquilibriumPropagation(here, nudged, beta, "centered"),
+    }
+    if through < length:
+        rules[SHORT] = RecurrentBackpropagation(here, point.dt, through)
+    return rules
 
 
 @eqx.filter_jit
@@ -242,7 +250,8 @@ def _jitted_at(estimator, system, cost, x, y, free):
 
 
 def _at(estimator: AbstractEstimator, problem: _Problem, free: Equilibrium):
-    return _jitted_at(estimator, *problem, free)
+    system, cost, x, y = problem
+    return _jitted_at(estimator, system, cost, x, y, free)
 
 
 def _rows(name: str, grads: tuple, exact: tuple) -> list[Row]:
