@@ -10,7 +10,7 @@ from tolerances import FINITE_DIFFERENCE, FIXED_POINT, SLOPE
 from zoo import batch, dict_energy, field, hopfield, Quadratic, quadratic
 
 import eqprop as ep
-from eqprop.verification._flow import (
+from eqprop import (
     ep_flow,
     flow,
     flow_figure,
@@ -298,3 +298,18 @@ def test_the_figure_is_drawn(tmp_path):
         assert axis.get_xlabel() == "time (neuron time constants)"
         for line in axis.lines:
             assert np.isfinite(line.get_ydata()[1:]).all()
+
+
+def test_the_error_stays_accurate_at_long_times():
+    """At s⁰ nothing moves; the solver must not step over the error for that."""
+    system, (x, y) = quadratic(), batch(size=2)
+    s = settled(system, x)
+    end = np.array([0.0, 5.0, 8.0])
+    process = rbp_flow(system, COST, x, y, state=s, times=end)
+    start = np.asarray(process.states[0])
+    for k, t in enumerate(end):
+        expected = start @ np.asarray(expm(-t * system.A)).T
+        np.testing.assert_allclose(process.states[k], expected, atol=1e-10)
+    slope = jax.grad(lambda s: projected_cost(system, COST, x, y, s, 40.0))(s)
+    # e^{−40} of the error is left: nothing but the solver's own error may show.
+    assert np.abs(slope).max() < 1e-9

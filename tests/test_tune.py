@@ -13,7 +13,7 @@ import pytest
 from zoo import batch, field, hopfield, Quadratic, quadratic
 
 import eqprop as ep
-from eqprop.verification._tune import tune
+from eqprop import tune
 
 COST = ep.SquaredError()
 SETTLING = ep.Euler(dt=0.2, steps=20_000, tol=1e-13)

@@ -45,7 +45,9 @@ def sweep_beta(problem: Any, place: Any) -> tuple[Sweep, ...]:
         [jax.vmap(lambda b, n=n: nudges(b, n))(jnp.asarray(BETAS)) for n in ORDERS]
     )
     system, cost, x, y = problem
-    errors = np.asarray(_errors(system, cost, x, y, *place, pairs))
+    state, dt, steps = place
+    found = _errors(system, cost, x, y, state, dt, steps, pairs)
+    errors = np.asarray(found)
     errors = errors.reshape(len(errors), len(ORDERS), len(BETAS), 2)
     sweeps = []
     for k, (nudging, expected) in enumerate(ORDERS.items()):
