@@ -18,6 +18,9 @@ ESTIMATORS = "tests/test_estimators.py"
 RELAXATIONS = "tests/test_relaxations.py"
 SYSTEMS = "tests/test_systems.py"
 TRAINING = "tests/test_training.py"
+REFERENCES = "tests/test_references.py"
+PROCESSES = "tests/test_processes.py"
+VERIFY = "tests/test_verify.py"
 EP = "estimators/_equilibrium_propagation.py"
 
 MUTANTS = [
@@ -112,6 +115,56 @@ MUTANTS = [
         "updates = jax.tree.map(lambda u: jnp.where(healthy, u, 0), updates)",
         "updates = updates",
         TRAINING,
+    ),
+    (
+        "RBP iterates J in place of its transpose",
+        "estimators/_recurrent_backpropagation.py",
+        "return pull(error)[0], jax.tree.map(jnp.add, total, error)",
+        "return jax.jvp(step_map(system, x, self.dt), (s,), (error,))[1], "
+        "jax.tree.map(jnp.add, total, error)",
+        REFERENCES,
+    ),
+    (
+        "the references forget the projection",
+        "estimators/_step.py",
+        "moved, _ = Euler(dt=dt).step(free, s, None)",
+        "moved = jax.tree.map(lambda u, v: u + dt * v, s, free.velocity(s))",
+        REFERENCES,
+    ),
+    (
+        "an inaccurate adjoint passes",
+        "estimators/_implicit_differentiation.py",
+        "accurate = residual <= (",
+        "accurate = residual * 0 <= (",
+        REFERENCES,
+    ),
+    (
+        "settle does not scale the nudge to the cotangent",
+        "estimators/_settle.py",
+        "direction = jax.vmap(_flat)(cotangent) / safe[:, None]",
+        "direction = jax.vmap(_flat)(cotangent)",
+        REFERENCES,
+    ),
+    (
+        "EP's process divides by β alone",
+        "verification/_processes.py",
+        "/ (width * dt), phases",
+        "/ width, phases",
+        PROCESSES,
+    ),
+    (
+        "verify takes any order in β",
+        "verification/_metrics.py",
+        "self.measured >= self.expected * (1 - tolerance)",
+        "self.measured >= 0",
+        VERIFY,
+    ),
+    (
+        "verify does not look at the potential",
+        "verification/_exactness.py",
+        "return -inner(eqx.combine(params, static).velocity(x, s), w)",
+        "return of_potential(params)",
+        VERIFY,
     ),
 ]
 
