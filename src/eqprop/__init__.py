@@ -11,12 +11,16 @@ from .costs import (
 from .estimators import (
     AbstractEstimator as AbstractEstimator,
     AdjointNotConverged as AdjointNotConverged,
+    AsymmetricEquilibriumPropagation as AsymmetricEquilibriumPropagation,
     BackpropagationThroughTime as BackpropagationThroughTime,
+    DyadicEquilibriumPropagation as DyadicEquilibriumPropagation,
     EquilibriumPropagation as EquilibriumPropagation,
     Gradient as Gradient,
+    HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
     ImplicitDifferentiation as ImplicitDifferentiation,
     RecurrentBackpropagation as RecurrentBackpropagation,
     settle as settle,
+    Symmetrized as Symmetrized,
 )
 from .relaxations import (
     AbstractRelaxation as AbstractRelaxation,
@@ -45,15 +49,19 @@ from .systems import (
     AbstractVectorField as AbstractVectorField,
     Activation as Activation,
     Block as Block,
+    DiscreteEnergy as DiscreteEnergy,
     fan_in_uniform as fan_in_uniform,
     gain_uniform as gain_uniform,
     glorot_uniform as glorot_uniform,
     hard_sigmoid as hard_sigmoid,
     HopfieldEnergy as HopfieldEnergy,
     identity as identity,
+    LeakyIntegrator as LeakyIntegrator,
     MaskedHopfieldEnergy as MaskedHopfieldEnergy,
+    PrototypicalNetwork as PrototypicalNetwork,
     shifted_sigmoid as shifted_sigmoid,
     tanh as tanh,
+    toy_network as toy_network,
 )
 from .training import (
     Config as Config,

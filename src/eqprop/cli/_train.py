@@ -24,7 +24,7 @@ from ._console import (
 from ._progress import Progress
 
 FEW_SETTLED = 0.5
-Rule = Literal["ep", "rbp", "bptt", "implicit"]
+Rule = Literal["ep", "asym", "dyadic", "holomorphic", "rbp", "bptt", "implicit"]
 
 
 @dataclasses.dataclass(frozen=True)

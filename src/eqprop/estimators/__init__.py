@@ -8,12 +8,20 @@ from ._base import (
     Gradient as Gradient,
     Stats as Stats,
 )
+from ._asymmetric import (
+    AsymmetricEquilibriumPropagation as AsymmetricEquilibriumPropagation,
+    DyadicEquilibriumPropagation as DyadicEquilibriumPropagation,
+    Symmetrized as Symmetrized,
+)
 from ._backpropagation_through_time import (
     BackpropagationThroughTime as BackpropagationThroughTime,
 )
 from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
     Nudging as Nudging,
+)
+from ._holomorphic import (
+    HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
 )
 from ._implicit_differentiation import (
     AdjointNotConverged as AdjointNotConverged,

@@ -1,16 +1,25 @@
 """The one word by which a learning rule is chosen."""
 
+import dataclasses
 import difflib
 
 from ..relaxations._base import AbstractRelaxation
+from ._asymmetric import (
+    AsymmetricEquilibriumPropagation,
+    DyadicEquilibriumPropagation,
+)
 from ._backpropagation_through_time import BackpropagationThroughTime
 from ._base import AbstractEstimator
 from ._equilibrium_propagation import EquilibriumPropagation
+from ._holomorphic import HolomorphicEquilibriumPropagation
 from ._implicit_differentiation import ImplicitDifferentiation
 from ._recurrent_backpropagation import RecurrentBackpropagation
 
 ESTIMATORS: dict[str, type[AbstractEstimator]] = {
     "ep": EquilibriumPropagation,
+    "asym": AsymmetricEquilibriumPropagation,
+    "dyadic": DyadicEquilibriumPropagation,
+    "holomorphic": HolomorphicEquilibriumPropagation,
     "rbp": RecurrentBackpropagation,
     "bptt": BackpropagationThroughTime,
     "implicit": ImplicitDifferentiation,
@@ -28,13 +37,14 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
         hint = f"did you mean {near[0]}?" if near else "choose " + ", ".join(ESTIMATORS)
         raise ValueError(f"there is no estimator {name!r}; {hint}")
     kind = ESTIMATORS[name]
-    if isinstance(like, kind):
+    if type(like) is kind:
         return like
     if kind is ImplicitDifferentiation:
         return ImplicitDifferentiation(like.free)
     nudged: AbstractRelaxation = getattr(like, "nudged", like.free)
-    if kind is EquilibriumPropagation:
-        return EquilibriumPropagation(like.free, nudged)
+    if "nudged" in {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
+        beta = getattr(like, "beta", 0.25)
+        return kind(like.free, nudged, beta)  # type: ignore[call-arg]
     dt = getattr(nudged, "dt", None)
     if dt is None:  # a sweep does more than a step of Euler's
         return kind(like.free)  # type: ignore[call-arg]

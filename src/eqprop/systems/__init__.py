@@ -19,6 +19,7 @@ from ._base import (
     AbstractVectorField as AbstractVectorField,
     Block as Block,
 )
+from ._discrete import DiscreteEnergy as DiscreteEnergy
 from ._hopfield import (
     HopfieldEnergy as HopfieldEnergy,
     MaskedHopfieldEnergy as MaskedHopfieldEnergy,
@@ -29,3 +30,6 @@ from ._initializers import (
     glorot_uniform as glorot_uniform,
     Initializer as Initializer,
 )
+from ._leaky import LeakyIntegrator as LeakyIntegrator
+from ._prototypical import PrototypicalNetwork as PrototypicalNetwork
+from ._toy import toy_network as toy_network

@@ -7,8 +7,6 @@ own firing rate (ρ(x) = x), so data need not lie within ρ's range; the leak ½
 clamped units is a constant and is left out.
 """
 
-from collections.abc import Sequence
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,92 +15,29 @@ from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray, Scalar
 
 from ._activations import Activation, hard_sigmoid
 from ._base import AbstractEnergy, Block
-from ._initializers import Initializer, glorot_uniform
-
-Layers = tuple[Inexact[Array, " _"], ...]
+from ._layered import check_input, Layered, Layers
 
 
-class HopfieldEnergy(AbstractEnergy):
+class HopfieldEnergy(Layered, AbstractEnergy):
     """A layered network with symmetric weights (paper A, section 5).
 
     The state is a tuple of layers, the one next to the input first, the output last;
-    the prediction is the output layer.
-
-    **Arguments:**
-
-    - `sizes`: units per layer from input to output, e.g. `(784, 500, 10)`.
-    - `activation`: ρ of the hidden layers, and of the output where `output` is `None`.
-    - `output`: ρ of the output layer, e.g. `ep.identity` for linear outputs.
-    - `initializer`: `(key, n_in, n_out) -> (weight, bias)` of each layer.
-    - `key`: a `jax.random.key`.
+    the prediction is the output layer.  Arguments as for every layered network:
+    `sizes`, `key`, `activation`, `output`, `initializer`.
     """
-
-    weights: tuple[Inexact[Array, "_ _"], ...]
-    biases: tuple[Inexact[Array, " _"], ...]
-    activations: tuple[Activation, ...]
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        *,
-        key: PRNGKeyArray,
-        activation: Activation = hard_sigmoid,
-        output: Activation | None = None,
-        initializer: Initializer = glorot_uniform,
-    ):
-        sizes = tuple(sizes)
-        if len(sizes) < 2 or any(int(n) != n or n < 1 for n in sizes):
-            raise ValueError(
-                f"sizes are {sizes}; give at least two positive integers, "
-                "input first and output last, e.g. (784, 500, 10)"
-            )
-        for rho in (activation, output or activation):
-            if not isinstance(rho, Activation):
-                raise ValueError(
-                    f"activation is {rho!r}; give an ep.Activation, e.g. "
-                    "ep.hard_sigmoid, ep.shifted_sigmoid, ep.tanh or ep.identity"
-                )
-        keys = jax.random.split(key, len(sizes) - 1)
-        layers = [
-            initializer(k, n_in, n_out)
-            for k, n_in, n_out in zip(keys, sizes, sizes[1:], strict=False)
-        ]
-        self.weights = tuple(weight for weight, _ in layers)
-        self.biases = tuple(bias for _, bias in layers)
-        self.activations = (activation,) * (len(layers) - 1) + (output or activation,)
-
-    def init_state(self, x: Float[Array, " inputs"]) -> Layers:
-        """Every unit at zero."""
-        _check_input(x, self.weights[0].shape[0])
-        return tuple(jnp.zeros_like(bias) for bias in self.biases)
 
     def energy(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
         leak = sum(0.5 * jnp.sum(layer**2) for layer in s)
-        rates = self._rates(s)
-        below = (x, *rates[:-1])
-        synapses = sum(
-            jnp.sum((lower @ weight + bias) * upper)
-            for lower, weight, bias, upper in zip(
-                below, self.weights, self.biases, rates, strict=True
-            )
-        )
-        return jnp.asarray(leak - synapses)
+        return jnp.asarray(leak - self.synapses(x, self.rates(s)))
 
     def project(self, s: Layers) -> Layers:
         return tuple(rho.project(u) for rho, u in zip(self.activations, s, strict=True))
 
-    def readout(self, s: Layers) -> Inexact[Array, " outputs"]:
-        return s[-1]
-
     def blocks(self) -> tuple[Block, ...]:
-        """Layers next to the input, third, fifth… together; then the others."""
-        parities = (0, 1) if len(self.weights) > 1 else (0,)
+        """Odd and even layers; each is separable given the others."""
         return tuple(
-            Block(lambda s, p=p: s[p::2], self._curvature(p)) for p in parities
+            Block(lambda s, p=p: s[p::2], self._curvature(p)) for p in self.parities()
         )
-
-    def _rates(self, s: Layers) -> Layers:
-        return tuple(rho(u) for rho, u in zip(self.activations, s, strict=True))
 
     def _curvature(self, parity: int):
         """1 − ρ″(s)·input ≤ 1 + sup|ρ″| |input|: one constant 1 where ρ is straight."""
@@ -110,14 +45,11 @@ class HopfieldEnergy(AbstractEnergy):
             return 1.0
 
         def bound(x, s):
-            below, above = (x, *self._rates(s)[:-1]), self._rates(s)[1:]
-            bounds = []
-            for k in range(parity, len(s), 2):
-                drive = below[k] @ self.weights[k] + self.biases[k]
-                if k + 1 < len(s):
-                    drive = drive + self.weights[k + 1] @ above[k]
-                bounds.append(1 + self.activations[k].bend * jnp.abs(drive))
-            return tuple(bounds)
+            rates = self.rates(s)
+            return tuple(
+                1 + self.activations[k].bend * jnp.abs(self.drive(x, rates, k))
+                for k in range(parity, len(s), 2)
+            )
 
         return bound
 
@@ -166,7 +98,7 @@ class MaskedHopfieldEnergy(AbstractEnergy):
 
     def init_state(self, x: Float[Array, " inputs"]) -> Inexact[Array, " units"]:
         """Every unit at zero."""
-        _check_input(x, self.weight.shape[0] - self.bias.shape[0])
+        check_input(x, self.weight.shape[0] - self.bias.shape[0])
         return jnp.zeros_like(self.bias)
 
     def energy(self, x: Float[Array, " inputs"], s: Inexact[Array, " units"]) -> Scalar:
@@ -180,15 +112,6 @@ class MaskedHopfieldEnergy(AbstractEnergy):
 
     def readout(self, s: Inexact[Array, " units"]) -> Inexact[Array, " outputs"]:
         return s[-self.outputs :]
-
-
-def _check_input(x: Array, inputs: int) -> None:
-    if jnp.shape(x) != (inputs,):
-        raise ValueError(
-            f"an example has shape {jnp.shape(x)}; the network takes ({inputs},), so a "
-            f"batch is [batch, {inputs}]. Flatten images, add the batch axis, or build "
-            "the network with sizes that fit the data."
-        )
 
 
 def _checked_mask(mask: np.ndarray, inputs: int, outputs: int) -> np.ndarray:

@@ -130,7 +130,9 @@ def _beta(result: Verification) -> Any:
             _slope(axis, sweep, betas, np.median(errors, 0), color)
         beta = result.facts.get("beta")
         if beta:
-            axis.axvline(abs(beta), color="0.6", lw=1, ls="-.", label=f"β = {number(abs(beta))}")
+            axis.axvline(
+                abs(beta), color="0.6", lw=1, ls="-.", label=f"β = {number(abs(beta))}"
+            )
         if any(np.max(s.errors, initial=0) > 0 for s in sweeps):
             axis.set_xscale("log")
             axis.set_yscale("log")
