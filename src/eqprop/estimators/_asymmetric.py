@@ -134,15 +134,12 @@ class DyadicEquilibriumPropagation(AbstractEstimator):
             return m, jax.tree.map(lambda u: u / self.beta, d)
 
         state, drift = jax.lax.stop_gradient(jax.vmap(dyad)(x, y, start))
-        loss, grads = _along_drift(system, cost, x, y, state, drift, weight)
-        return Gradient(
-            loss,
-            *grads,
-            free,
-            Stats(
-                "dyadic equilibrium propagation", {"error_size": jax.vmap(norm)(drift)}
-            ),
+        loss, (grads, cost_grads) = _along_drift(
+            system, cost, x, y, state, drift, weight
         )
+        size = {"error_size": jax.vmap(norm)(drift)}
+        stats = Stats("dyadic equilibrium propagation", size)
+        return Gradient(loss, grads, cost_grads, free, stats)
 
 
 def _along_drift(system, cost, x, y, state, drift, weight):

@@ -81,8 +81,9 @@ class HolomorphicEquilibriumPropagation(AbstractEstimator):
         kept = jnp.where(lost, 0, kept)
         x, y, start = replace_ignored((x, y, start), kept)
         phases = jax.vmap(lambda s: replace_ignored(s, kept))(nudged.state)
-        grads = _fourier(model, x, y, start, phases, betas, kept)
-        loss = jax.vmap(lambda s, y: cost_of(*model, s, y))(start, y)
+        grads, cost_grads = _fourier(model, x, y, start, phases, betas, kept)
+        system, cost = model
+        loss = jax.vmap(lambda s, y: cost_of(system, cost, s, y))(start, y)
         values = {
             "nudged_steps": nudged.steps,
             "nudged_residual": nudged.residual,
@@ -90,9 +91,8 @@ class HolomorphicEquilibriumPropagation(AbstractEstimator):
             "left_out": jnp.sum(lost),
         }
         rule = f"holomorphic equilibrium propagation, N = {self.points}"
-        return Gradient(
-            weighted_mean(jnp.real(loss), kept), *grads, free, Stats(rule, values)
-        )
+        mean = weighted_mean(jnp.real(loss), kept)
+        return Gradient(mean, grads, cost_grads, free, Stats(rule, values))
 
 
 def _complex(model, x, y, state, dtype):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..relaxations._base import AbstractRelaxation
+from ..relaxations._euler import largest
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored
 from ._step import (
     check_reference,
@@ -75,7 +76,11 @@ class ImplicitDifferentiation(AbstractEstimator):
             equilibrium=free,
             stats=Stats(
                 rule="implicit differentiation",
-                values={"adjoint_residual": residual, "adjoint_converged": accurate},
+                values={
+                    "adjoint_residual": residual,
+                    "adjoint_converged": accurate,
+                    "adjoint_size": jax.vmap(largest)(adjoint),
+                },
             ),
         )
 

@@ -124,6 +124,11 @@ def check_cost(system: AbstractSystem, cost: Any, state: Any, y: Any) -> None:
             f"the cost of one example is {_described(value)}; it must be a scalar, "
             "shape (). Sum over outputs."
         )
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+        raise ValueError(
+            f"the cost of one example has dtype {value.dtype}; it must be a "
+            "floating-point function of the prediction"
+        )
 
 
 def example(tree: Any) -> Any:

@@ -7,6 +7,9 @@ own firing rate (ρ(x) = x), so data need not lie within ρ's range; the leak ½
 clamped units is a constant and is left out.
 """
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray, Scalar
 
 from ._activations import Activation, hard_sigmoid
 from ._base import AbstractEnergy, Block
-from ._layered import check_input, Layered, Layers
+from ._layered import check_input, Layered, Layers, Options
 
 
 class HopfieldEnergy(Layered, AbstractEnergy):
@@ -25,6 +28,9 @@ class HopfieldEnergy(Layered, AbstractEnergy):
     the prediction is the output layer.  Arguments as for every layered network:
     `sizes`, `key`, `activation`, `output`, `initializer`.
     """
+
+    def __init__(self, sizes: Sequence[int], **options: Unpack[Options]):
+        super().__init__(sizes, **options)
 
     def energy(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
         leak = sum(0.5 * jnp.sum(layer**2) for layer in s)

@@ -6,6 +6,7 @@ what they make of the drive that a layer gets from its neighbours, and share the
 """
 
 from collections.abc import Sequence
+from typing import Required, TypedDict
 
 import equinox as eqx
 import jax
@@ -17,6 +18,15 @@ from ._base import Block
 from ._initializers import glorot_uniform, Initializer
 
 Layers = tuple[Inexact[Array, " _"], ...]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of every layered network."""
+
+    key: Required[PRNGKeyArray]
+    activation: Activation
+    output: Activation | None
+    initializer: Initializer
 
 
 class Layered(eqx.Module):

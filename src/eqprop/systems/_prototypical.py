@@ -7,10 +7,13 @@ al. 2019, section 4).  Steps of dt = 1 are the paper's dynamics; the authors' re
 code damps them by dt = 0.2, which the paper does not.
 """
 
+from collections.abc import Sequence
+from typing import Unpack
+
 from jaxtyping import Array, Float, Scalar
 
 from ._base import AbstractMap
-from ._layered import Layered, Layers
+from ._layered import Layered, Layers, Options
 
 
 class PrototypicalNetwork(Layered, AbstractMap):
@@ -21,6 +24,9 @@ class PrototypicalNetwork(Layered, AbstractMap):
     `initializer` (paper D: `ep.fan_in_uniform`).  There is no projection: a nudged
     output may leave σ's range, as in the paper.
     """
+
+    def __init__(self, sizes: Sequence[int], **options: Unpack[Options]):
+        super().__init__(sizes, **options)
 
     def primitive(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
         return self.synapses(x, s)

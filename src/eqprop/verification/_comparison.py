@@ -20,7 +20,7 @@ from ._process import Process
 from ._processes import _bptt, _ep, _rbp, nudges
 from ._verification import Curve, LayerError, Sweep
 
-BETAS = tuple(float(b) for b in 10.0 ** np.linspace(-1, -6, 16))
+MOVES = tuple(float(b) for b in 10.0 ** np.linspace(-1, -6, 16))
 ORDERS = {"one-sided": 1.0, "centered": 2.0}
 FEW = 4
 """neurons or synapses drawn of each layer"""
@@ -36,29 +36,31 @@ def reference_processes(problem: Any, place: Any) -> tuple[Process, Process, flo
     return rbp, bptt, max(off, relative_error(bptt.states, rbp.states))
 
 
-def sweep_beta(problem: Any, place: Any) -> tuple[Sweep, ...]:
+def sweep_beta(problem: Any, place: Any, response: float) -> tuple[Sweep, ...]:
     """EP's process against RBP's for many β, each example on its own.
 
     A unit that meets its bound at some β would hide the order of all the others.
+    The β move the states by 1e-6 to 0.1 where these respond by `response`.
     """
+    betas = tuple(move / response for move in MOVES)
     pairs = jnp.concatenate(
-        [jax.vmap(lambda b, n=n: nudges(b, n))(jnp.asarray(BETAS)) for n in ORDERS]
+        [jax.vmap(lambda b, n=n: nudges(b, n))(jnp.asarray(betas)) for n in ORDERS]
     )
     system, cost, x, y = problem
     state, dt, steps = place
     found = _errors(system, cost, x, y, state, dt, steps, pairs)
     errors = np.asarray(found)
-    errors = errors.reshape(len(errors), len(ORDERS), len(BETAS), 2)
+    errors = errors.reshape(len(errors), len(ORDERS), len(betas), 2)
     sweeps = []
     for k, (nudging, expected) in enumerate(ORDERS.items()):
         for column, quantity in enumerate(("states", "gradients")):
             values = errors[:, k, :, column]
-            orders = [order_in_beta(BETAS, row, expected) for row in values]
+            orders = [order_in_beta(betas, row, expected) for row in values]
             sweeps.append(
                 Sweep(
                     nudging,
                     cast(Literal["states", "gradients"], quantity),
-                    BETAS,
+                    betas,
                     tuple(tuple(float(v) for v in row) for row in values),
                     common_order(orders),
                 )

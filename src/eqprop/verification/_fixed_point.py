@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..estimators._step import norm, step_map
+from ..estimators._step import norm, solve_fixed_point, step_map
 from ..relaxations._base import AbstractRelaxation, initial_state, relax, Status
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem, State
 
 GOOD = 1e-10
 """residual (velocity, float64) with which a theorem can be tested"""
+STABLE = 1 - 1e-7
+"""spectral radius below which a step contracts"""
+FINE = 1e-13
+"""residual above which Newton's method is tried"""
+NEWTON = 8
 BEST = 2e-15
 """residual at which nothing is left to gain"""
 CHUNK = 500
@@ -68,8 +73,10 @@ def find_fixed_point(
     points = []
     for size in sizes:
         points.append(_settle(system, x, Euler(dt=size, steps=CHUNK), start, size))
-        if points[-1].settled:
+        # At a radius of 1 there is a flat direction, which no other dt would change.
+        if points[-1].settled and points[-1].radius < 1 + 1e-6:
             return points[-1]
+    # None that steps lead to: a point that Newton's method found, or the best there is.
     return min(points, key=lambda p: p.residual if p.residual >= 0 else np.inf)
 
 
@@ -108,7 +115,36 @@ def settle(
         # At rounding nothing falls any more; far from it a slow fall must go on.
         if residual > previous * (0.5 if previous < GOOD else 0.98):
             break
+    if np.isfinite(residual) and residual > FINE:
+        state, residual = _newton(system, x, relaxation, state, residual)
     return state, residual, Status.settled if residual <= GOOD else status, steps
+
+
+def _newton(system, x, relaxation, state, residual) -> tuple[State, float]:
+    """Newton's method from where steps fall too slowly, while the residual falls."""
+    dt = getattr(relaxation, "dt", 1.0)
+    once = dataclasses.replace(relaxation, steps=1, tol=None)
+    for _ in range(NEWTON):
+        moved = _newton_step(system, x, state, dt)
+        found = relax(system, x, once, state=moved)
+        reached = float(np.max(_nan_last(found.residual)))
+        if reached >= residual:
+            break
+        state, residual = moved, reached
+    return state, residual
+
+
+@eqx.filter_jit
+def _newton_step(system, x, state, dt) -> State:
+    """s + δ with (I − ∂F/∂s) δ = F(s) − s, for each example."""
+
+    def one(x, s):
+        step = step_map(system, x, dt)
+        gap = jax.tree.map(jnp.subtract, step(s), s)
+        delta, _ = solve_fixed_point(lambda v: jax.jvp(step, (s,), (v,))[1], gap)
+        return system.project(jax.tree.map(jnp.add, s, delta))
+
+    return jax.vmap(one)(x, state)
 
 
 @eqx.filter_jit
@@ -120,7 +156,7 @@ def _contracting(system, x, point: FixedPoint) -> FixedPoint:
     """The same point with the largest dt ≤ 1 at which Euler steps contract there."""
     for n in range(11):
         radius = _spectral_radius(system, x, point.state, 2.0**-n)
-        if radius < 1:
+        if radius < STABLE:
             return dataclasses.replace(point, dt=2.0**-n, radius=radius)
     return point
 

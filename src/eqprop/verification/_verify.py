@@ -16,8 +16,9 @@ from ..estimators import (
     ImplicitDifferentiation,
     RecurrentBackpropagation,
 )
+from ..estimators._step import error_signal
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax, Status
-from ..relaxations._euler import Euler
+from ..relaxations._euler import Euler, largest
 from ..systems import _check
 from ..systems._base import (
     AbstractEnergy,
@@ -27,7 +28,11 @@ from ..systems._base import (
     has_potential,
 )
 from . import _judge
-from ._comparison import compare_layers, reference_processes, sweep_beta
+from ._comparison import (
+    compare_layers,
+    reference_processes,
+    sweep_beta,
+)
 from ._exactness import ep_limit, exactness
 from ._finite_differences import finite_difference_error
 from ._findings import Findings
@@ -36,7 +41,9 @@ from ._fixed_point import (
     find_fixed_point,
     FixedPoint,
     other_fixed_points,
+    random_like,
     spectral_radius,
+    STABLE,
 )
 from ._metrics import agreement, named_leaves
 from ._verification import Row, Verification
@@ -154,18 +161,23 @@ def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
         return None
     projected = jax.jit(jax.vmap(system.project))(point.state)
     outside = _largest_difference(projected, point.state)
-    _judge.settled(found, point, outside, _contracting_dt(system, x, point))
-    return point
+    stable = _judge.settled(found, point, outside, _contracting_dt(system, x, point))
+    discrete = isinstance(system, AbstractMap | AbstractPrimitive)
+    if free is None and dt is None and discrete and point.dt < 1:
+        found.notes.append(
+            f"s ← F(s) itself (dt = 1) does not settle; measured at dt={point.dt:g}."
+        )
+    return point if stable else None
 
 
 def _contracting_dt(system, x, point: FixedPoint) -> float | None:
     """A dt at which the step contracts, where that of `point` does not."""
-    if point.radius < 1:
+    if point.radius < STABLE:
         return point.dt
-    sizes = (2.0**-n for n in range(11) if 2.0**-n < point.dt)
-    return next(
-        (dt for dt in sizes if spectral_radius(system, x, point.state, dt) < 1), None
-    )
+    for size in (2.0**-n for n in range(11) if 2.0**-n < point.dt):
+        if spectral_radius(system, x, point.state, size) < STABLE:
+            return size
+    return None
 
 
 def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
@@ -174,25 +186,44 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     free, here = _equilibrium(point), Euler(dt=point.dt, steps=0)
     steps = steps or _process_length(problem, point)
     place = (point.state, point.dt, steps)
-    few = min(len(free.steps), max(3, int(1e6 / _parameters(problem))))
-    first = jax.tree.map(lambda leaf: leaf[:few], (x, y, point.state))
     _judge.several(found, other_fixed_points(system, x, point))
     exact = _at(ImplicitDifferentiation(here), problem, free)
     solved = float(jnp.max(exact.stats["adjoint_residual"]))
     if not _judge.adjoint(found, solved, bool(exact.stats["adjoint_converged"].all())):
         return
     reference = (exact.grads, exact.cost_grads)
-    off = finite_difference_error(system, cost, x, y, point, reference)
-    _judge.finite_differences(found, off, reference)
+    off, without = finite_difference_error(system, cost, x, y, point, reference)
+    _judge.finite_differences(found, off, reference, without)
     rbp, bptt, apart = reference_processes(problem, place)
-    found.check("BPTT's process against RBP's", apart, _judge.IDENTITY)
-    found.sweeps = sweep_beta((system, cost, *first[:2]), (first[2], *place[1:]))
+    signals, curvature = _cost_at(system, cost, y, point.state)
+    signal = found.facts["signal"] = float(np.max(signals))
+    if signal < 1e-9 * max(curvature, 1e-300):
+        found.promise = (
+            "the cost has no gradient at s⁰ in any example: nothing to test."
+        )
+        found.notes.append(
+            f"|∂C/∂s| is {signal:.2g} at most: the targets are met, so every gradient "
+            "is zero but for rounding; verify on other examples."
+        )
+        return
+    found.check("BPTT's process against RBP's", apart, _judge.identity(found))
+    # How far a nudge of 1 would move the state, or change its own force.
+    moved = point.dt * float(jnp.max(exact.stats["adjoint_size"]))
+    response = max(moved, curvature, 1e-300)
+    # Examples with an error to propagate; few of them for a large network.
+    few = max(3, int(1e6 / _parameters(problem)))
+    chosen = np.argsort(-signals)[:few]
+    chosen = chosen[signals[chosen] >= 1e-3 * signal]
+    some = jax.tree.map(lambda leaf: leaf[chosen], (x, y, point.state))
+    places = (some[2], *place[1:])
+    found.sweeps = sweep_beta((system, cost, *some[:2]), places, response)
     probe = exactness(system, x, point.state, point.dt)
     exact_rule = probe.exact and not isinstance(system, AbstractMap)
     low, high = _judge.regime(found.sweeps)
     if beta is None:
         # The bias where EP is not exact is measured at a nudge that adds none.
-        beta = min(max(high / 2, low), 1e-3) if exact_rule else SMALL
+        beta = min(max(high / 2, low), 10 * SMALL / response)
+        beta = float(beta if exact_rule else SMALL / response)
     found.facts.update(steps=steps, dt=point.dt, beta=beta)
 
     drawn = compare_layers(problem, place, beta, rbp, bptt)
@@ -210,12 +241,53 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
         found.rows += _rows(name, values, reference)
     _judge.exactness(found, system, probe)
     if exact_rule:
-        _judge.exact_rule(found, grads, reference, beta)
+        # A slow system's nudged phase is cut short, and compared with RBP as short.
+        short = point.radius ** found.facts["rbp_steps"] > 1e-10
+        other = "RBP" if short else "implicit"
+        _judge.exact_rule(found, grads, other, beta)
+        _estimator_orders(problem, point, found, free, grads[other], high)
     else:
         limit = ep_limit(system, cost, x, y, point.state, point.dt)
         _judge.biased_rule(
-            found, system, probe, beta, grads["EP centered"], limit, reference
+            found,
+            system,
+            probe,
+            beta * response,
+            grads["EP centered"],
+            limit,
+            reference,
         )
+
+
+def _estimator_orders(problem, point, found, free, reference, high) -> None:
+    """EP itself, not only its process, at the largest β that fits and at a quarter."""
+    here = Euler(dt=point.dt, steps=0)
+    nudged = Euler(dt=point.dt, steps=found.facts["rbp_steps"])
+    for name in ("one-sided", "centered"):
+        errors = []
+        for beta in (high / 4, high / 16):
+            # An array, so that both β run one program.
+            rule = EquilibriumPropagation(here, nudged, jnp.asarray(beta), name)  # type: ignore[arg-type]
+            gradient = _at(rule, problem, free)
+            both = (gradient.grads, gradient.cost_grads)
+            errors.append(agreement(both, reference).error)
+        _judge.order_of_estimator(found, name, (errors[0], errors[1]), 4.0)
+
+
+def _cost_at(system, cost, y, state) -> tuple[np.ndarray, float]:
+    """max |∂C/∂s| of each example, and how strongly ∂C/∂s changes with s."""
+    signals, bends = _cost_derivatives(system, cost, y, state, random_like(state, 2))
+    bend = float(np.max(np.asarray(bends)))
+    return np.asarray(signals), bend if np.isfinite(bend) else 0.0
+
+
+@eqx.filter_jit
+def _cost_derivatives(system, cost, y, state, probe):
+    def one(s, y, v):
+        first, change = jax.jvp(lambda u: error_signal(system, cost, u, y), (s,), (v,))
+        return largest(first), largest(change) / largest(v)
+
+    return jax.vmap(one)(state, y, probe)
 
 
 def _equilibrium(point: FixedPoint) -> Equilibrium:
@@ -325,8 +397,15 @@ def _check_start(system, cost, x, y) -> None:
     if not jax.tree.leaves(eqx.filter((system, cost), eqx.is_inexact_array)):
         raise ValueError(
             f"{name} and its cost hold no floating-point array, so there is no "
-            "gradient to verify; make the learnable numbers jnp arrays of the module"
+            "gradient to verify; make the learnable numbers jnp arrays of the module "
+            "(Python floats are constants)"
         )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        eqx.filter((system, cost), eqx.is_inexact_array)
+    ):
+        if not np.isfinite(np.asarray(leaf)).all():
+            where = jax.tree_util.keystr(path[1:]).lstrip(".")
+            raise ValueError(f"{name}: the parameter {where} holds NaN or infinity")
     for what, value in _start_values(system, cost, x, y, state).items():
         finite = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(value)]
         if not all(leaf.all() for leaf in finite):
