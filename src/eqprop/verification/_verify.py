@@ -174,6 +174,8 @@ def _contracting_dt(system, x, point: FixedPoint) -> float | None:
     """A dt at which the step contracts, where that of `point` does not."""
     if point.radius < STABLE:
         return point.dt
+    if point.radius < 1 + 1e-6:
+        return None  # a flat direction stays flat at any dt
     for size in (2.0**-n for n in range(11) if 2.0**-n < point.dt):
         if spectral_radius(system, x, point.state, size) < STABLE:
             return size
