@@ -52,10 +52,16 @@ def unsettled(found: Findings, point: FixedPoint, calmer: FixedPoint) -> None:
         Status.oscillating: "oscillates with period 2",
     }.get(point.status, "does not settle")
     advice = (
-        "No dt down to 2⁻¹⁰ settles it: the dynamics has no stable fixed point here"
+        "No dt tried, down to 2⁻¹⁰, settles it: there is no stable fixed point here, "
+        "or it is approached too slowly to tell"
     )
-    if calmer.settled:
+    if calmer.settled and calmer.radius < STABLE:
         advice = f"With Euler steps of dt={calmer.dt:g} it settles"
+    elif 1e-9 < point.residual < 1e-5:
+        advice = (
+            "A residual of this size is that of single precision: look for a float32 "
+            "cast inside the model"
+        )
     found.add("residual of the fixed point", point.residual, f"≤ {GOOD:g}", "fails")
     found.failures.append(
         f"the dynamics {name} at dt={point.dt:g}: residual {number(point.residual)} "
