@@ -1,4 +1,5 @@
-"""`tune`: dt, K, T and β that bring EP's gradient within an angle of the exact one."""
+"""`tune`: dt, K, T and β that bring EP's gradient within an angle of the exact one
+""`tune`: dt, K, T and β that bring EP's gradient within an angle of the exact one."""
 
 import dataclasses
 import functools
@@ -21,7 +22,8 @@ from ._exactness import ep_limit
 from ._fixed_point import double, find_fixed_point
 from ._metrics import agreement
 from ._tune_figure import outcome, Tuning, TuningCurve
-from ._verify import _at, _check_start, _Problem, kind
+from ._inputs import check_start
+from ._verify import _at, _Problem, kind
 
 EXAMPLES = 16
 SIZES = tuple(f * 2.0**-n for n in range(11) for f in ((1, 0.7) if n < 10 else (1,)))
@@ -81,7 +83,7 @@ def tune(
     nudging = nudging if estimator is None else estimator.nudging
     x, y = jax.tree.map(lambda leaf: leaf[:count], (x, y))
     with jax.enable_x64(True):
-        _check_start(*(wide := jax.tree.map(double, (system, cost, x, y))))
+        check_start(*(wide := jax.tree.map(double, (system, cost, x, y))))
         search = _Search(wide, float(target), nudging, sweep)
         if not search.settle():
             return search.result(None, float("nan"), False)

@@ -36,6 +36,7 @@ from ._comparison import (
 from ._exactness import ep_limit, exactness
 from ._finite_differences import finite_difference_error
 from ._findings import Findings
+from ._inputs import check_arguments, check_start
 from ._fixed_point import (
     double,
     find_fixed_point,
@@ -99,7 +100,7 @@ def verify(
     **Raises:** `ValueError` for systems, costs and data that do not fit each other,
     that hold no parameter, or whose energy or velocity is not finite at the start.
     """
-    _check_arguments(free, estimators, beta, dt, steps, examples)
+    check_arguments(free, estimators, beta, dt, steps, examples)
     _check.batch_size(x=x, y=y)
     _check.check_finite(x=x, y=y)
     with jax.enable_x64(True):
@@ -108,7 +109,7 @@ def verify(
         )
         count = min(examples, _check.batch_size(x=x))
         x, y = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:count], (x, y))
-        _check_start(system, cost, x, y)
+        check_start(system, cost, x, y)
         problem = _Problem(system, cost, x, y)
         found = Findings(type(system).__name__, kind(system))
         found.facts.update(examples=count)
@@ -363,58 +364,3 @@ def _process_length(problem: _Problem, point: FixedPoint) -> int:
 def _largest_difference(a: Any, b: Any) -> float:
     off = jax.tree.map(lambda u, v: jnp.max(jnp.abs(u - v), initial=0), a, b)
     return float(max(jax.tree.leaves(off)))
-
-
-def _check_arguments(free, estimators, beta, dt, steps, examples) -> None:
-    if free is not None and not isinstance(free, AbstractRelaxation):
-        raise ValueError(
-            f"free is {free!r}; give a relaxation, e.g. ep.Euler(0.1, 1000)"
-        )
-    for name, rule in (estimators or {}).items():
-        if not isinstance(rule, AbstractEstimator):
-            raise ValueError(f"estimators[{name!r}] is {rule!r}; give an estimator")
-    if beta is not None and not (np.isfinite(beta) and beta != 0):
-        raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
-    if dt is not None and not (np.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt is {dt}; it must be positive and finite, e.g. 0.1")
-    for name, value in (("steps", steps), ("examples", examples)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number ≥ 1")
-
-
-@eqx.filter_jit
-def _start_values(system, cost, x, y, state) -> dict[str, Any]:
-    values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
-    if has_potential(system):
-        values["energy or primitive"] = jax.vmap(system.potential)(x, state)
-    values["cost"] = jax.vmap(lambda s, y: cost(system.readout(s), y))(state, y)
-    return values
-
-
-def _check_start(system, cost, x, y) -> None:
-    """What makes every number meaningless: nothing to learn, or NaN from the start."""
-    state = relax(system, x, Euler(dt=1.0, steps=0)).state
-    _check.check_cost(system, cost, _check.example(state), _check.example(y))
-    name = type(system).__name__
-    if not jax.tree.leaves(eqx.filter((system, cost), eqx.is_inexact_array)):
-        raise ValueError(
-            f"{name} and its cost hold no floating-point array, so there is no "
-            "gradient to verify; make the learnable numbers jnp arrays of the module "
-            "(Python floats are constants)"
-        )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(
-        eqx.filter((system, cost), eqx.is_inexact_array)
-    ):
-        if not np.isfinite(np.asarray(leaf)).all():
-            where = jax.tree_util.keystr(path[1:]).lstrip(".")
-            raise ValueError(f"{name}: the parameter {where} holds NaN or infinity")
-    for what, value in _start_values(system, cost, x, y, state).items():
-        finite = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(value)]
-        if not all(leaf.all() for leaf in finite):
-            first = min(
-                int(np.argwhere(~leaf)[0, 0]) for leaf in finite if not leaf.all()
-            )
-            raise ValueError(
-                f"{name}: the {what} of example {first} is not finite at its initial "
-                "state; start it where the energy is finite (init_state), or mend it"
-            )

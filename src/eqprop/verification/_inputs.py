@@ -1,0 +1,68 @@
+"""Requests that make no sense, told before anything is measured."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..estimators import AbstractEstimator
+from ..relaxations._base import AbstractRelaxation, relax
+from ..relaxations._euler import Euler
+from ..systems import _check
+from ..systems._base import has_potential
+
+
+def check_arguments(free, estimators, beta, dt, steps, examples) -> None:
+    if free is not None and not isinstance(free, AbstractRelaxation):
+        raise ValueError(
+            f"free is {free!r}; give a relaxation, e.g. ep.Euler(0.1, 1000)"
+        )
+    for name, rule in (estimators or {}).items():
+        if not isinstance(rule, AbstractEstimator):
+            raise ValueError(f"estimators[{name!r}] is {rule!r}; give an estimator")
+    if beta is not None and not (np.isfinite(beta) and beta != 0):
+        raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
+    if dt is not None and not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt is {dt}; it must be positive and finite, e.g. 0.1")
+    for name, value in (("steps", steps), ("examples", examples)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number ≥ 1")
+
+
+@eqx.filter_jit
+def _start_values(system, cost, x, y, state) -> dict[str, Any]:
+    values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
+    if has_potential(system):
+        values["energy or primitive"] = jax.vmap(system.potential)(x, state)
+    values["cost"] = jax.vmap(lambda s, y: cost(system.readout(s), y))(state, y)
+    return values
+
+
+def check_start(system, cost, x, y) -> None:
+    """What makes every number meaningless: nothing to learn, or NaN from the start."""
+    state = relax(system, x, Euler(dt=1.0, steps=0)).state
+    _check.check_cost(system, cost, _check.example(state), _check.example(y))
+    name = type(system).__name__
+    if not jax.tree.leaves(eqx.filter((system, cost), eqx.is_inexact_array)):
+        raise ValueError(
+            f"{name} and its cost hold no floating-point array, so there is no "
+            "gradient to verify; make the learnable numbers jnp arrays of the module "
+            "(Python floats are constants)"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        eqx.filter((system, cost), eqx.is_inexact_array)
+    ):
+        if not np.isfinite(np.asarray(leaf)).all():
+            where = jax.tree_util.keystr(path[1:]).lstrip(".")
+            raise ValueError(f"{name}: the parameter {where} holds NaN or infinity")
+    for what, value in _start_values(system, cost, x, y, state).items():
+        finite = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(value)]
+        if not all(leaf.all() for leaf in finite):
+            first = min(
+                int(np.argwhere(~leaf)[0, 0]) for leaf in finite if not leaf.all()
+            )
+            raise ValueError(
+                f"{name}: the {what} of example {first} is not finite at its initial "
+                "state; start it where the energy is finite (init_state), or mend it"
+            )
