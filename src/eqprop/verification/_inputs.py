@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..estimators import AbstractEstimator
+from ..estimators import AbstractEstimator, EquilibriumPropagation
 from ..relaxations._base import AbstractRelaxation, relax
 from ..relaxations._euler import Euler
+from ..relaxations._sweep import Sweep
 from ..systems import _check
 from ..systems._base import has_potential
 
@@ -66,3 +67,20 @@ def check_start(system, cost, x, y) -> None:
                 f"{name}: the {what} of example {first} is not finite at its initial "
                 "state; start it where the energy is finite (init_state), or mend it"
             )
+
+
+def check_tune(target, estimator, examples, nudging) -> None:
+    EquilibriumPropagation(Euler(), Euler(), nudging=nudging)  # checks it
+    if not (isinstance(target, int | float | np.number) and 0 < target < 90):
+        raise ValueError(f"target is {target!r}; it must be between 0 and 90 degrees")
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise ValueError(f"examples is {examples!r}; it must be a whole number ≥ 1")
+    if estimator is None:
+        return
+    if not isinstance(estimator, EquilibriumPropagation):
+        raise ValueError(
+            f"estimator is {estimator!r}; give an ep.EquilibriumPropagation, or None"
+        )
+    if not isinstance(estimator.free, Euler | Sweep):
+        found = repr(estimator.free)
+        raise ValueError(f"estimator.free is {found}; give an ep.Euler or ep.Sweep")

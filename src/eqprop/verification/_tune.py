@@ -20,9 +20,9 @@ from ..systems import _check
 from ..systems._base import AbstractSystem
 from ._exactness import ep_limit
 from ._fixed_point import double, find_fixed_point
+from ._inputs import check_start, check_tune
 from ._metrics import agreement
 from ._tune_figure import outcome, Tuning, TuningCurve
-from ._inputs import check_start
 from ._verify import _at, _Problem, kind
 
 EXAMPLES = 16
@@ -75,7 +75,7 @@ def tune(
     **Raises:** `ValueError` for arguments out of range, systems, costs and data that
     do not fit each other, and values that are not finite at the start.
     """
-    _check_tune(target, estimator, examples, nudging)
+    check_tune(target, estimator, examples, nudging)
     _check.batch_size(x=x, y=y)
     _check.check_finite(x=x, y=y)
     count = min(examples, _check.batch_size(x=x))
@@ -382,20 +382,3 @@ def _single(leaf: Any) -> Any:
     if jnp.issubdtype(values.dtype, np.inexact):
         values = values.astype(np.complex64 if np.iscomplexobj(leaf) else np.float32)
     return jnp.asarray(values)
-
-
-def _check_tune(target, estimator, examples, nudging) -> None:
-    EquilibriumPropagation(Euler(), Euler(), nudging=nudging)  # checks it
-    if not (isinstance(target, int | float | np.number) and 0 < target < 90):
-        raise ValueError(f"target is {target!r}; it must be between 0 and 90 degrees")
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-        raise ValueError(f"examples is {examples!r}; it must be a whole number ≥ 1")
-    if estimator is None:
-        return
-    if not isinstance(estimator, EquilibriumPropagation):
-        raise ValueError(
-            f"estimator is {estimator!r}; give an ep.EquilibriumPropagation, or None"
-        )
-    if not isinstance(estimator.free, Euler | Sweep):
-        found = repr(estimator.free)
-        raise ValueError(f"estimator.free is {found}; give an ep.Euler or ep.Sweep")
