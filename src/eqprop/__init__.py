@@ -33,6 +33,8 @@ from .relaxations import (
 )
 from .recipes import recipe as recipe, RECIPES as RECIPES
 from .runs import (
+    compare as compare,
+    Comparison as Comparison,
     evaluate as evaluate,
     load as load,
     predict as predict,
@@ -68,8 +70,11 @@ from .training import (
     Fit as Fit,
     fit as fit,
     Hopfield as Hopfield,
+    Leaky as Leaky,
     Observer as Observer,
     Optimizer as Optimizer,
+    Prototypical as Prototypical,
+    Toy as Toy,
     TrainingDiverged as TrainingDiverged,
 )
 from .verification import (

@@ -3,6 +3,7 @@
 Last stage before the command line: config → problem → loop → directory → report.
 """
 
+from ._compare import compare as compare, Comparison as Comparison
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
 from ._problem import load_user_model as load_user_model, Problem as Problem

@@ -41,9 +41,7 @@ class Problem:
         dataset = _load(config)
         _check_targets(dataset, config.model.cost)
         key, _ = config.keys()
-        system, cost = config.model.build(
-            int(np.prod(dataset.input_shape)), dataset.target_size, key
-        )
+        system, cost = config.model.build(dataset.input_shape, dataset.target_size, key)
         return cls._of(dataset, system, cost)
 
     @classmethod

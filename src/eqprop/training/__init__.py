@@ -7,9 +7,7 @@ from ._config import (
     Config as Config,
     config_from_json as config_from_json,
     config_to_json as config_to_json,
-    Hopfield as Hopfield,
     load_config as load_config,
-    UserModel as UserModel,
 )
 from ._diagnosis import TrainingDiverged as TrainingDiverged
 from ._fit import (
@@ -25,5 +23,12 @@ from ._loop import (
     Trainer as Trainer,
     TrainState as TrainState,
     weight_names as weight_names,
+)
+from ._models import (
+    Hopfield as Hopfield,
+    Leaky as Leaky,
+    Prototypical as Prototypical,
+    Toy as Toy,
+    UserModel as UserModel,
 )
 from ._optimizer import Optimizer as Optimizer

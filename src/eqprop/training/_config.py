@@ -9,103 +9,16 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args, Literal
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from .. import costs, systems
 from ..estimators import AbstractEstimator, ESTIMATORS
 from ..relaxations import Euler, Sweep
+from ._models import Hopfield, Model
 from ._optimizer import check_counts, Optimizer
-
-ACTIVATIONS = {
-    "hard-sigmoid": systems.hard_sigmoid,
-    "shifted-sigmoid": systems.shifted_sigmoid,
-    "tanh": systems.tanh,
-    "linear": systems.identity,
-}
-COSTS = {
-    "squared-error": costs.SquaredError(),
-    "cross-entropy": costs.CrossEntropy(),
-}
-
-ActivationName = Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "linear"]
-InitializerName = Literal["glorot", "fan-in", "gain"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Hopfield:
-    """A layered Hopfield network; its input and output follow from the data."""
-
-    hidden: tuple[int, ...] = (500,)
-    """units of each hidden layer, input side first"""
-    activation: ActivationName = "hard-sigmoid"
-    """ρ of the hidden layers"""
-    output: ActivationName = "hard-sigmoid"
-    """ρ of the output layer"""
-    initializer: InitializerName = "glorot"
-    """initial weights: glorot (paper A), fan-in (paper D), gain (Scellier 2023)"""
-    gain: float | None = None
-    """gain of the initializer 'gain' (dimensionless)"""
-    cost: Literal["squared-error", "cross-entropy"] = "squared-error"
-    """C(ŷ, y) of one example"""
-
-    def __post_init__(self):
-        for name, known in (
-            ("activation", ACTIVATIONS),
-            ("output", ACTIVATIONS),
-            ("initializer", get_args(InitializerName)),
-            ("cost", COSTS),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"model.{name} is {getattr(self, name)!r}; choose "
-                    + ", ".join(known)
-                )
-        if not isinstance(self.hidden, tuple) or any(
-            not isinstance(n, int) or n < 1 for n in self.hidden
-        ):
-            raise ValueError(
-                f"model.hidden is {self.hidden!r}; give whole numbers ≥ 1, one for "
-                "each hidden layer, e.g. (500,)"
-            )
-        if (self.gain is not None) != (self.initializer == "gain"):
-            raise ValueError(
-                f"model.gain is {self.gain} and model.initializer {self.initializer}: "
-                "a gain belongs to the initializer 'gain', and only to it"
-            )
-        if self.gain is not None and not 0 < self.gain < float("inf"):
-            raise ValueError(
-                f"model.gain is {self.gain}; it must be positive and finite, e.g. 0.5"
-            )
-
-    def build(
-        self, inputs: int, outputs: int, key: PRNGKeyArray
-    ) -> tuple[systems.HopfieldEnergy, costs.AbstractCost]:
-        """The system and cost for data of these sizes."""
-        initializer: systems.Initializer = systems.glorot_uniform
-        if self.initializer == "fan-in":
-            initializer = systems.fan_in_uniform
-        elif self.gain is not None:
-            initializer = systems.gain_uniform(self.gain)
-        system = systems.HopfieldEnergy(
-            (inputs, *self.hidden, outputs),
-            key=key,
-            activation=ACTIVATIONS[self.activation],
-            output=ACTIVATIONS[self.output],
-            initializer=initializer,
-        )
-        return system, COSTS[self.cost]
-
-
-@dataclasses.dataclass(frozen=True)
-class UserModel:
-    """FILE.py:NAME, a function of no arguments: (system, cost, x, y)."""
-
-    path: str
-    """FILE.py:NAME"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +29,7 @@ class Config:
     """the learning rule"""
     optimizer: Optimizer
     """the optax optimizer that follows its gradients"""
-    model: Hopfield | UserModel = Hopfield()
+    model: Model = dataclasses.field(default_factory=Hopfield)
     """the network"""
     data: str | None = "digits"
     """digits, mnist, fashion-mnist or a file FILE.npz with arrays x and y"""
@@ -143,7 +56,7 @@ class Config:
         kinds = {
             "estimator": (AbstractEstimator, "a learning rule of eqprop"),
             "optimizer": (Optimizer, "an ep.Optimizer"),
-            "model": (Hopfield | UserModel, "an ep.Hopfield"),
+            "model": (Model, "an ep.Hopfield"),
             "data": (str | None, "the name of a data set or a path FILE.npz"),
         }
         for name, (kind, wanted) in kinds.items():
@@ -162,10 +75,9 @@ class Config:
 _TYPES = (
     Config,
     Euler,
-    Hopfield,
     Optimizer,
     Sweep,
-    UserModel,
+    *get_args(Model),
     *ESTIMATORS.values(),
 )
 

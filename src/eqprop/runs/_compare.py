@@ -1,0 +1,236 @@
+"""Learning rules side by side: the same network, weights, order and optimizer."""
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import recipes
+from ..estimators import (
+    AbstractEstimator,
+    AdjointNotConverged,
+    ImplicitDifferentiation,
+    named_estimator,
+)
+from ..relaxations import AbstractRelaxation, Euler, relax, Status, Sweep
+from ..report import draw_comparison
+from ..training import Config, config_to_json, Observer, Optimizer
+from ..verification._metrics import agreement
+from ._directory import RunDirectory
+from ._problem import Problem
+from ._run import load
+from ._train import _start, default_path, resume, train
+
+EXAMPLES = 100
+"""training examples on which the angle to the exact gradient is measured"""
+RESIDUAL = 1e-4
+"""velocity below which the exact gradient's free phase counts as settled"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Where the runs are, and a record of each rule in the order asked for.
+
+    A record holds `estimator` (the word), `rule` (what ran), `optimizer`, `history`
+    (the run's metrics), `angles` (`epoch`, `angle` in degrees to the exact gradient
+    of the settled cost, `settled` share of the examples), `seconds` of training and
+    `memory` in bytes: temporaries of one compiled gradient of a batch.
+    """
+
+    path: Path
+    records: list[dict[str, Any]]
+
+
+def compare(
+    config: Config | str,
+    estimators: Sequence[str],
+    *,
+    run: str | Path | None = None,
+    learning_rate: float = 0.05,
+    observer: Observer | None = None,
+    **overrides: Any,
+) -> Comparison:
+    """Train one recipe by several learning rules from the same weights.
+
+    Everything but the rule is the recipe's: network, initial weights, order of the
+    examples, optimizer, epochs, and the phases where the rule has them.  A rule that
+    moves the parameters itself takes plain SGD at `learning_rate`.
+
+    **Arguments:**
+
+    - `estimators`: words as of `eqprop train --estimator`.
+    - `run`: the directory, one run in it for each rule; what is finished there is not
+      trained again, and what was interrupted goes on.
+    - `overrides`: fields of the configuration, e.g. `epochs=5`.
+
+    **Raises:** `ValueError` before anything is trained where a rule is unknown or not
+    defined for the network, with its name.
+    """
+    name = config if isinstance(config, str) else "run"
+    if isinstance(config, str):
+        config = recipes.recipe(config).config
+    config = dataclasses.replace(config, **overrides)
+    if not estimators or len(set(estimators)) < len(estimators):
+        raise ValueError(
+            f"estimators are {', '.join(estimators) or 'none'}; give at least one "
+            "learning rule, each of them once"
+        )
+    configs = {word: _config(config, word, learning_rate) for word in estimators}
+    for word, planned in configs.items():
+        with _named(word):
+            _start(planned, Problem.build(planned))
+    path = default_path(f"compare-{name}") if run is None else Path(run)
+    records = []
+    for word, planned in configs.items():
+        records.append(_record(word, planned, path / word, observer or Observer()))
+        text = json.dumps({"recipe": name, "records": records}, indent=1)
+        (path / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        draw_comparison(path / "comparison.png", records)
+    return Comparison(path, records)
+
+
+def _config(config: Config, word: str, learning_rate: float) -> Config:
+    """The same configuration with another rule, and SGD where the rule needs it."""
+    estimator = named_estimator(word, config.estimator)
+    if not hasattr(estimator, "learning_rate"):
+        return dataclasses.replace(config, estimator=estimator)
+    with _named(word):
+        estimator = dataclasses.replace(estimator, learning_rate=learning_rate)  # type: ignore[call-arg]
+    optimizer = Optimizer("sgd", (learning_rate,))
+    return dataclasses.replace(config, estimator=estimator, optimizer=optimizer)
+
+
+@contextlib.contextmanager
+def _named(word: str):
+    """A refusal says which of the rules it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{word}: {error}") from error
+
+
+def _record(word: str, config: Config, path: Path, observer: Observer) -> dict:
+    """Train, go on with, or load the run of one rule."""
+    directory = RunDirectory(path)
+    angles = _Angles(config, path / "angles.json", observer)
+    if not directory.config_file.exists():
+        run = train(config, run=path, observer=angles)
+    elif config_to_json(directory.config()) != config_to_json(config):
+        raise ValueError(
+            f"{path} holds a run of another configuration; choose another directory"
+        )
+    elif len(directory.history()) < config.epochs:
+        run = resume(path, observer=angles)
+    else:
+        run = load(path)
+    gradient, memory = _one_gradient(config, run.problem)
+    return {
+        "estimator": word,
+        "rule": gradient,
+        "optimizer": f"{config.optimizer.name} {config.optimizer.lr[0]:g}",
+        "seconds": run.history[-1]["training_seconds"],
+        "memory": memory,
+        "angles": angles.known(),
+        "history": run.history,
+    }
+
+
+def _one_gradient(config: Config, problem: Problem) -> tuple[str, int]:
+    """The rule's own name, and the temporaries of a compiled batch of it in bytes."""
+    x, y = jax.tree.map(lambda leaf: leaf[: config.batch_size], problem.train)
+    key = jax.random.key(0)
+
+    def gradient(system, cost, x, y, key):
+        return config.estimator(system, cost, x, y, key=key)
+
+    arguments = (problem.system, problem.cost, x, y, key)
+    lowered = eqx.filter_jit(gradient).lower(*arguments)  # type: ignore[attr-defined]
+    found = eqx.filter_eval_shape(gradient, *arguments)
+    analysis = lowered.compile().compiled.memory_analysis()
+    return found.stats["rule"], analysis.temp_size_in_bytes
+
+
+class _Angles(Observer):
+    """Measures a rule's angle to the exact gradient at epochs 0, 1, 2, 4, 8, …"""
+
+    def __init__(self, config: Config, file: Path, inner: Observer):
+        self.config, self.file, self.inner = config, file, inner
+
+    def known(self) -> list[dict[str, Any]]:
+        """What has been measured, also before an interruption."""
+        if not self.file.exists():
+            return []
+        return json.loads(self.file.read_text(encoding="utf-8"))
+
+    def on_start(self, trainer, state, epochs):
+        x, y = trainer.splits["train"]
+        self.examples = jax.tree.map(lambda leaf: leaf[:EXAMPLES], (x, y))
+        self.epochs = epochs
+        if int(state.epoch) == 0 and int(state.step) == 0:
+            self._measure(state, 0)
+        self.inner.on_start(trainer, state, epochs)
+
+    def on_chunk(self, state, record):
+        self.inner.on_chunk(state, record)
+
+    def on_epoch(self, state, record):
+        epoch = record["epoch"]
+        if math.log2(epoch).is_integer() or epoch == self.epochs:
+            self._measure(state, epoch)
+        self.inner.on_epoch(state, record)
+
+    def on_failure(self, state):
+        self.inner.on_failure(state)
+
+    def _measure(self, state, epoch: int) -> None:
+        angle, settled = exact_angle(
+            self.config.estimator, state.system, state.cost, *self.examples
+        )
+        kept = [row for row in self.known() if row["epoch"] < epoch]
+        kept.append({"epoch": epoch, "angle": angle, "settled": settled})
+        self.file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+
+
+def exact_angle(
+    estimator: AbstractEstimator, system: Any, cost: Any, x: Any, y: Any
+) -> tuple[float | None, float]:
+    """Degrees between a rule's gradient from a cold start and the exact one.
+
+    The exact one is implicit differentiation at the settled free state.  Examples that
+    do not settle are left out of both; the second number is the share of those used.
+    `None` where none settles or the adjoint has no solution.
+    """
+    settling = _settling(estimator.free, system)
+    free = relax(system, x, settling)
+    weight = (free.status == Status.settled).astype(float)
+    settled = float(jnp.mean(weight))
+    try:
+        exact = ImplicitDifferentiation(settling)(
+            system, cost, x, y, state=free.state, weight=weight
+        )
+    except AdjointNotConverged:
+        return None, settled
+    key = jax.random.key(0)
+    found = estimator(system, cost, x, y, key=key, weight=weight)
+    angle = agreement(
+        (found.grads, found.cost_grads), (exact.grads, exact.cost_grads)
+    ).angle
+    return (angle if settled and np.isfinite(angle) else None), settled
+
+
+def _settling(free: AbstractRelaxation, system: Any) -> AbstractRelaxation:
+    """The rule's own free relaxation, with steps enough to settle."""
+    if isinstance(free, Euler | Sweep):
+        longer = {"steps": max(1000, free.steps), "tol": RESIDUAL}
+        return dataclasses.replace(free, **longer)  # type: ignore[arg-type]
+    if callable(getattr(system, "blocks", None)):
+        return Sweep(1000, RESIDUAL)
+    return Euler(0.1, 5000, RESIDUAL)

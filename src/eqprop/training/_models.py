@@ -1,0 +1,160 @@
+"""The networks that a configuration can name, each built for the data it meets."""
+
+import dataclasses
+import math
+from typing import Any, get_args, Literal
+
+from jaxtyping import PRNGKeyArray
+
+from .. import costs, systems
+from ..systems._layered import Options
+
+ACTIVATIONS = {
+    "hard-sigmoid": systems.hard_sigmoid,
+    "shifted-sigmoid": systems.shifted_sigmoid,
+    "tanh": systems.tanh,
+    "linear": systems.identity,
+}
+COSTS = {
+    "squared-error": costs.SquaredError(),
+    "cross-entropy": costs.CrossEntropy(),
+}
+
+ActivationName = Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "linear"]
+InitializerName = Literal["glorot", "fan-in", "gain"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredModel:
+    """What the layered networks share; input and output follow from the data."""
+
+    hidden: tuple[int, ...] = (500,)
+    """units of each hidden layer, input side first, after the convolutions"""
+    activation: ActivationName = "hard-sigmoid"
+    """ρ of the hidden layers"""
+    output: ActivationName = "hard-sigmoid"
+    """ρ of the output layer"""
+    initializer: InitializerName = "glorot"
+    """initial weights: glorot (paper A), fan-in (paper D), gain (Scellier 2023)"""
+    gain: float | None = None
+    """gain of the initializer 'gain' (dimensionless)"""
+    cost: Literal["squared-error", "cross-entropy"] = "squared-error"
+    """C(ŷ, y) of one example"""
+
+    def __post_init__(self):
+        for name, known in (
+            ("activation", ACTIVATIONS),
+            ("output", ACTIVATIONS),
+            ("initializer", get_args(InitializerName)),
+            ("cost", COSTS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"model.{name} is {getattr(self, name)!r}; choose "
+                    + ", ".join(known)
+                )
+        if not isinstance(self.hidden, tuple) or any(
+            not isinstance(n, int) or n < 1 for n in self.hidden
+        ):
+            raise ValueError(
+                f"model.hidden is {self.hidden!r}; give whole numbers ≥ 1, one for "
+                "each hidden layer, e.g. (500,)"
+            )
+        if (self.gain is not None) != (self.initializer == "gain"):
+            raise ValueError(
+                f"model.gain is {self.gain} and model.initializer {self.initializer}: "
+                "a gain belongs to the initializer 'gain', and only to it"
+            )
+        if self.gain is not None and not 0 < self.gain < float("inf"):
+            raise ValueError(
+                f"model.gain is {self.gain}; it must be positive and finite, e.g. 0.5"
+            )
+
+    def build(
+        self, input_shape: tuple[int, ...], outputs: int, key: PRNGKeyArray
+    ) -> tuple[systems.AbstractSystem, costs.AbstractCost]:
+        """The system and cost for examples of this shape."""
+        initializer: systems.Initializer = systems.glorot_uniform
+        if self.initializer == "fan-in":
+            initializer = systems.fan_in_uniform
+        elif self.gain is not None:
+            initializer = systems.gain_uniform(self.gain)
+        options: Options = {
+            "key": key,
+            "activation": ACTIVATIONS[self.activation],
+            "output": ACTIVATIONS[self.output],
+            "initializer": initializer,
+        }
+        sizes = (math.prod(input_shape), *self.hidden, outputs)
+        return self.network(sizes, options), COSTS[self.cost]
+
+    def network(self, sizes: Any, options: Options) -> systems.AbstractSystem:
+        """The system of these sizes."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Hopfield(LayeredModel):
+    """Paper A's layered Hopfield network."""
+
+    def network(self, sizes, options):
+        return systems.HopfieldEnergy(sizes, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prototypical(LayeredModel):
+    """Paper D's network with σ outside of Φ; its steps are those of dt = 1."""
+
+    def network(self, sizes, options):
+        return systems.PrototypicalNetwork(sizes, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky(LayeredModel):
+    """Paper C's leaky integrators with untied forward and backward weights."""
+
+    angle: float | None = 0.0
+    """angle between forward and backward weights at the start, in degrees; None:
+    drawn anew"""
+    discrete: bool = False
+    """s ← ρ(drive) at steps of dt = 1"""
+
+    def network(self, sizes, options):
+        return systems.LeakyIntegrator(
+            sizes, angle=self.angle, discrete=self.discrete, **options
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """Paper D's toy network: inputs, hidden units and outputs all joined."""
+
+    hidden: int = 50
+    """hidden units"""
+    activation: ActivationName = "tanh"
+    """ρ of all units"""
+    cost: Literal["squared-error", "cross-entropy"] = "squared-error"
+    """C(ŷ, y) of one example"""
+
+    def build(self, input_shape, outputs, key):
+        """The system and cost for examples of this shape."""
+        inputs = math.prod(input_shape)
+        system = systems.toy_network(
+            key=key,
+            inputs=inputs,
+            hidden=self.hidden,
+            outputs=outputs,
+            activation=ACTIVATIONS[self.activation],
+        )
+        return system, COSTS[self.cost]
+
+
+@dataclasses.dataclass(frozen=True)
+class UserModel:
+    """FILE.py:NAME, a function of no arguments: (system, cost, x, y)."""
+
+    path: str
+    """FILE.py:NAME"""
+
+
+Model = Hopfield | Prototypical | Leaky | Toy | UserModel

@@ -1,0 +1,103 @@
+"""`ep.compare` and `eqprop compare`: rules from the same weights, one table."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from zoo import batch, hopfield, quadratic
+
+import eqprop as ep
+from eqprop.cli import main
+from eqprop.runs._compare import exact_angle
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+SMALL = {"model": ep.Hopfield(hidden=(6,), output="linear"), "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def data(x, y, tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "own.npz"
+    np.savez(file, x=x, y=y)
+    return file
+
+
+@pytest.fixture(scope="module")
+def compared(data, tmp_path_factory, compiled):
+    folder = tmp_path_factory.mktemp("compare") / "runs"
+    return ep.compare("digits", ("ep", "rbp"), run=folder, data=data, **SMALL)
+
+
+def test_all_rules_start_from_the_same_weights(compared, data, tmp_path):
+    """EP's run is the recipe's own, and the others differ from it by the rule alone."""
+    records = {record["estimator"]: record for record in compared.records}
+    assert list(records) == ["ep", "rbp"]
+    alone = ep.train("digits", run=tmp_path / "alone", data=data, **SMALL)
+    for mine, other in zip(alone.history, records["ep"]["history"], strict=True):
+        assert mine["loss"] == other["loss"]
+    configs = [ep.load(compared.path / name).config for name in records]
+    assert len({c.seed for c in configs}) == len({c.optimizer.lr for c in configs}) == 1
+    assert "recurrent" in records["rbp"]["rule"]
+    assert all(record["memory"] > 0 for record in compared.records)
+    assert [row["epoch"] for row in records["ep"]["angles"]] == [0, 1, 2]
+    assert (compared.path / "comparison.png").stat().st_size > 10_000
+
+
+def test_what_is_finished_is_not_trained_again(compared, data):
+    """The same call loads it; another configuration is refused."""
+    before = (compared.path / "ep" / "metrics.jsonl").stat().st_mtime_ns
+    again = ep.compare("digits", ("ep",), run=compared.path, data=data, **SMALL)
+    assert again.records[0]["history"] == compared.records[0]["history"]
+    assert again.records[0]["angles"] == compared.records[0]["angles"]
+    assert (compared.path / "ep" / "metrics.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="a run of another configuration"):
+        ep.compare("digits", ("ep",), run=compared.path, data=data)
+
+
+def test_the_command_line(compared, data, capsys):
+    """One JSON object, or a table with a row for each rule."""
+    options = ["digits", "--estimators", "ep", "--epochs", "1"]
+    assert main(["compare", *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [record["estimator"] for record in found["records"]] == ["ep"]
+    assert main(["compare", *options, "--run", found["run"]]) == 0
+    shown = capsys.readouterr().out
+    assert "angle to exact" in shown
+    assert "comparison.png" in shown
+
+
+@pytest.mark.parametrize(
+    ("estimators", "message"),
+    [
+        ("ep,ep", "each of them once"),
+        ("", "give at least one"),
+        ("ep,bppt", "there is no estimator 'bppt'; did you mean bptt"),
+        ("ep,holomorphic", "holomorphic: .*project cannot take a complex state"),
+    ],
+)
+def test_nothing_is_trained_where_a_rule_is_refused(
+    estimators, message, tmp_path, capfd
+):
+    """The rule and the reason are named, and no run is made."""
+    run = tmp_path / "none"
+    assert main(["compare", "--estimators", estimators, "--run", str(run)]) == 2
+    with pytest.raises(ValueError, match=message):
+        ep.compare("digits", [w for w in estimators.split(",") if w], run=run)
+    assert not run.exists()
+
+
+def test_the_angle_is_to_the_settled_gradient():
+    """0 for an exact rule; one that stops too early has one; nothing settled, none."""
+    x, y = batch()
+    cost, euler = ep.SquaredError(), ep.Euler(0.2, 400)
+    with jax.enable_x64(True):
+        angle, settled = exact_angle(
+            ep.EquilibriumPropagation(euler, euler, 1e-3), quadratic(), cost, x, y
+        )
+        assert settled == 1
+        assert angle < 0.01
+        short = ep.EquilibriumPropagation(euler, ep.Euler(0.2, 2), 1e-3)
+        assert exact_angle(short, hopfield(), cost, x, y)[0] > 10
+    wild = ep.EquilibriumPropagation(ep.Euler(5.0, 10), ep.Euler(5.0, 10), 0.1)
+    assert exact_angle(wild, quadratic(), cost, x, y) == (None, 0.0)
