@@ -24,6 +24,15 @@ def test_readme_python(number, tmp_path, monkeypatch):
     exec(compile(blocks("python")[number], f"README block {number}", "exec"), {})
 
 
+@pytest.mark.parametrize("page", ["own.md"])
+def test_pages_of_code_run(page, tmp_path, monkeypatch):
+    """A page's Python blocks are one program, and it runs."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.M))
+    exec(compile(program, page, "exec"), {})
+
+
 def test_readme_is_short_and_shows_both_commands():
     """At most 120 lines; .ci/run finds the test command it runs."""
     assert len(README.splitlines()) <= 120

@@ -20,7 +20,9 @@ from .estimators import (
     ImplicitDifferentiation as ImplicitDifferentiation,
     RecurrentBackpropagation as RecurrentBackpropagation,
     settle as settle,
+    Stats as Stats,
     Symmetrized as Symmetrized,
+    weighted_mean as weighted_mean,
 )
 from .relaxations import (
     AbstractRelaxation as AbstractRelaxation,

@@ -229,8 +229,8 @@ def exact_angle(
 def _settling(free: AbstractRelaxation, system: Any) -> AbstractRelaxation:
     """The rule's own free relaxation, with steps enough to settle."""
     if isinstance(free, Euler | Sweep):
-        longer = {"steps": max(1000, free.steps), "tol": RESIDUAL}
-        return dataclasses.replace(free, **longer)  # type: ignore[arg-type]
+        longer: dict[str, Any] = {"steps": max(1000, free.steps), "tol": RESIDUAL}
+        return dataclasses.replace(free, **longer)
     if callable(getattr(system, "blocks", None)):
         return Sweep(1000, RESIDUAL)
-    return Euler(0.1, 5000, RESIDUAL)
+    return Euler(dt=0.1, steps=5000, tol=RESIDUAL)
