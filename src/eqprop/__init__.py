@@ -6,6 +6,7 @@ The flow: system → relaxation → estimator → optimizer → loop → report.
 from .costs import (
     AbstractCost as AbstractCost,
     CrossEntropy as CrossEntropy,
+    SoftmaxReadout as SoftmaxReadout,
     SquaredError as SquaredError,
 )
 from .estimators import (

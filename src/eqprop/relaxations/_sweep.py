@@ -110,7 +110,8 @@ def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:
     """
     upper = getattr(dynamics.cost, "curvature", 1.0)
     lower = getattr(dynamics.cost, "least_curvature", 0.0)
-    if dynamics.cost is None or upper == lower == 0:
+    known = isinstance(upper, int | float)  # else the cost's parameters decide
+    if dynamics.cost is None or (known and upper == lower == 0):
         return [0.0] * len(_leaves(block, s))
     readout = dynamics.system.readout
 

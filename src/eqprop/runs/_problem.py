@@ -189,14 +189,14 @@ def _check_targets(dataset: data.Dataset, cost: str) -> None:
             f"{dataset.name}: every label is 0, so there is nothing to tell apart; "
             "give two classes or more, or targets: floats of shape [N, d]"
         )
-    if cost == "cross-entropy" and dataset.classes is None:
+    if cost != "squared-error" and dataset.classes is None:
         y = dataset.train.y
         wrong = (y < 0).any(1) | (abs(y.sum(1) - 1) > 1e-3)
         if wrong.any():
             raise ValueError(
                 f"{dataset.name}: y[{int(np.argmax(wrong))}] of the training examples "
                 "is no probability (numbers ≥ 0 whose sum is 1), as model.cost "
-                "cross-entropy needs; use --model.cost squared-error"
+                f"{cost} needs; use --model.cost squared-error"
             )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..costs import outputs_of
 from ..data import _checks
 from ..relaxations import AbstractRelaxation, relax
 from ..systems import _check, AbstractSystem
@@ -87,7 +88,10 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
 
 
 def predict(run: Run, x: Any) -> np.ndarray:
-    """The readouts ŷ of a batch of inputs, shape `[examples, outputs]`."""
+    """The outputs ŷ of a batch of inputs, shape `[examples, outputs]`.
+
+    The network's readouts, or what a cost's own layer makes of them.
+    """
     _check.batch_size(x=x)
     _check.check_finite(x=x)
     _check_inputs(run, x)
@@ -97,15 +101,16 @@ def predict(run: Run, x: Any) -> np.ndarray:
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
-        outputs.append(_readouts(run.system, batch, run.config.estimator.free))
+        outputs.append(_outputs(run.system, run.cost, batch, run.config.estimator.free))
     return np.concatenate([np.asarray(output) for output in outputs])[:count]
 
 
 @eqx.filter_jit
-def _readouts(
-    system: AbstractSystem, x: PyTree[Array], relaxation: AbstractRelaxation
+def _outputs(
+    system: AbstractSystem, cost: Any, x: PyTree[Array], relaxation: AbstractRelaxation
 ) -> Array:
-    return jax.vmap(system.readout)(relax(system, x, relaxation).state)
+    settled = relax(system, x, relaxation).state
+    return jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(settled)
 
 
 def _targets(run: Run, y: Any) -> Any:

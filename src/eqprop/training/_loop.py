@@ -8,6 +8,7 @@ N (one past the last example) stands for an empty place of the last batch.
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from ..costs import outputs_of
 from ..estimators import AbstractEstimator
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..systems import AbstractSystem
@@ -198,7 +200,7 @@ class Trainer(eqx.Module):
             )
             kept_particles = kept_particles | {"train": moved}
         system, cost = eqx.apply_updates(model, updates)
-        batch = _measure(state.system, gradient, y, kept)
+        batch = _measure(state.system, state.cost, gradient, y, kept)
         batch |= _measure_change(state.step, params, updates)
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)
@@ -307,10 +309,10 @@ def _zero_sums(weights: int) -> dict[str, Array]:
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
-def _measure(system, gradient, y, kept) -> dict[str, Array]:
+def _measure(system, cost, gradient, y, kept) -> dict[str, Array]:
     """What one step adds to the epoch's sums."""
     count = jnp.sum(kept)
-    states = _measure_states(system, None, gradient.equilibrium, y, kept)
+    states = _measure_states(system, cost, gradient.equilibrium, y, kept)
     return states | {"examples": count, "loss": gradient.loss * count}
 
 
@@ -340,7 +342,7 @@ def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
     """Sums over the kept examples of a batch of equilibria."""
     prediction = jax.vmap(system.readout)(equilibrium.state)
     sums = {
-        "errors": _errors(prediction, y),
+        "errors": _errors(jax.vmap(partial(outputs_of, cost))(prediction), y),
         "steps": equilibrium.steps,
         "settled": equilibrium.status == Status.settled,
         "residual": equilibrium.residual,

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any, get_args, Literal
 
+import jax
 from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
@@ -38,15 +39,15 @@ class LayeredModel:
     """initial weights: glorot (paper A), fan-in (paper D), gain (Scellier 2023)"""
     gain: float | None = None
     """gain of the initializer 'gain' (dimensionless)"""
-    cost: Literal["squared-error", "cross-entropy"] = "squared-error"
-    """C(ŷ, y) of one example"""
+    cost: Literal["squared-error", "cross-entropy", "softmax-readout"] = "squared-error"
+    """C(ŷ, y) of one example; softmax-readout: the output layer leaves the dynamics"""
 
     def __post_init__(self):
         for name, known in (
             ("activation", ACTIVATIONS),
             ("output", ACTIVATIONS),
             ("initializer", get_args(InitializerName)),
-            ("cost", COSTS),
+            ("cost", (*COSTS, "softmax-readout")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -59,6 +60,11 @@ class LayeredModel:
             raise ValueError(
                 f"model.hidden is {self.hidden!r}; give whole numbers ≥ 1, one for "
                 "each hidden layer, e.g. (500,)"
+            )
+        if self.cost == "softmax-readout" and not self.hidden:
+            raise ValueError(
+                "model.cost softmax-readout reads the last hidden layer; give "
+                "model.hidden at least one"
             )
         if (self.gain is not None) != (self.initializer == "gain"):
             raise ValueError(
@@ -85,8 +91,14 @@ class LayeredModel:
             "output": ACTIVATIONS[self.output],
             "initializer": initializer,
         }
-        sizes = (math.prod(input_shape), *self.hidden, outputs)
-        return self.network(sizes, options), COSTS[self.cost]
+        sizes = (math.prod(input_shape), *self.hidden)
+        if self.cost != "softmax-readout":
+            return self.network((*sizes, outputs), options), COSTS[self.cost]
+        # The last hidden layer is read by the softmax layer, and keeps its own ρ.
+        options["key"], readout_key = jax.random.split(key)
+        options["output"] = options["activation"]
+        readout = costs.SoftmaxReadout(sizes[-1], outputs, key=readout_key)
+        return self.network(sizes, options), readout
 
     def network(self, sizes: Any, options: Options) -> systems.AbstractSystem:
         """The system of these sizes."""
