@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 
 from ..training import Config
-from . import _paper_a, _practice
+from . import _digits, _paper_a, _practice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     name: Recipe(name, *row)
-    for name, row in (_practice.RECIPES | _paper_a.RECIPES).items()
+    for name, row in (_practice.RECIPES | _digits.RECIPES | _paper_a.RECIPES).items()
 }
 
 

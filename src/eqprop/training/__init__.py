@@ -27,6 +27,7 @@ from ._loop import (
 from ._models import (
     Hopfield as Hopfield,
     Leaky as Leaky,
+    Model as Model,
     Prototypical as Prototypical,
     Toy as Toy,
     UserModel as UserModel,
