@@ -177,7 +177,10 @@ class Convolution:
         """W ⋆ r, without pooling."""
         dtype = jnp.result_type(weight, lower)
         image, kernel = jnp.asarray(lower, dtype), jnp.asarray(weight, dtype)
-        return _correlate(self.stride, self.padding, image, kernel)
+        margin = (self.padding, self.padding, 0)
+        zero = jnp.zeros((), dtype)
+        image = jax.lax.pad(image, zero, (margin, margin, (0, 0, 0)))
+        return _correlate(self.stride, image, kernel)
 
     def pooled(self, z: Image) -> Image:
         """𝒫(z)."""
@@ -231,8 +234,8 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _correlate(stride: int, padding: int, image: Image, kernel: Kernel) -> Image:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _correlate(stride: int, image: Image, kernel: Kernel) -> Image:
     """Σ_{i,j,c} image[p·stride + i, q·stride + j, c] kernel[i, j, c, :].
 
     Values and derivatives in the kernel are XLA's; those in the image, of which
@@ -242,22 +245,18 @@ def _correlate(stride: int, padding: int, image: Image, kernel: Kernel) -> Image
         image[None],
         kernel,
         window_strides=(stride, stride),
-        padding=((padding, padding), (padding, padding)),
+        padding="VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )[0]
 
 
 @_correlate.defjvp
-def _correlate_jvp(stride: int, padding: int, primals, tangents):
+def _correlate_jvp(stride: int, primals, tangents):
     (image, kernel), (image_dot, kernel_dot) = primals, tangents
-    margin = ((padding, padding), (padding, padding), (0, 0))
-    size, _, n_in, n_out = kernel.shape
-    windows = _windows(jnp.pad(image_dot, margin), size, stride)
-    along = jnp.concatenate(windows, axis=-1) @ kernel.reshape(size**2 * n_in, n_out)
-    return (
-        _correlate(stride, padding, image, kernel),
-        along + _correlate(stride, padding, image, kernel_dot),
-    )
+    patches = jnp.concatenate(_windows(image_dot, kernel.shape[0], stride), axis=-1)
+    along = patches @ kernel.reshape(-1, kernel.shape[-1])
+    along = along + _correlate(stride, image, kernel_dot)
+    return _correlate(stride, image, kernel), along
 
 
 def _windows(image: Image, size: int, stride: int) -> list[Image]:
