@@ -22,9 +22,7 @@ def correlate(image, kernel, stride, padding):
     found = {}
     for p, q, i, j in places(image.shape, size, stride):
         window = image[i : i + size, j : j + size]
-        found[p, q] = [
-            np.sum(window * kernel[..., o]) for o in range(kernel.shape[-1])
-        ]
+        found[p, q] = [np.sum(window * kernel[..., o]) for o in range(kernel.shape[-1])]
     rows, columns = (max(place[a] for place in found) + 1 for a in (0, 1))
     return np.array([[found[p, q] for q in range(columns)] for p in range(rows)])
 

@@ -125,8 +125,6 @@ def test_prototypical_network_is_paper_ds(name):
     assert net.shapes[1:] == SHAPES[name]
     s = random_state(net)
     np.testing.assert_allclose(net.primitive(x[0], s), primitive(layers, x[0], s))
-    close(tuple(net.drive(x[0], s, k) for k in range(3)), drives(layers, x[0], s))
-
     beta, free, nudged = 0.2, ep.Euler(1.0, 4), ep.Euler(1.0, 3)
     rule = ep.EquilibriumPropagation(free, nudged, beta, "one-sided")
     gradient = rule(net, COST, x, y)
@@ -235,7 +233,7 @@ def test_references_agree_where_the_map_is_smooth():
     assert min(float(jnp.abs(g).max()) for g in exact.grads.weights) > 1e-4
 
 
-@pytest.mark.parametrize("pool", ["softmax", "average", "max"])
+@pytest.mark.parametrize("pool", ["softmax", "max"])
 def test_ep_is_exact_for_the_energy(pool):
     """Implicit differentiation's gradient, and holomorphic EP's where there is one."""
     net, x, y = small(ep.HopfieldEnergy, pool)
@@ -243,49 +241,48 @@ def test_ep_is_exact_for_the_energy(pool):
     exact = ep.ImplicitDifferentiation(settle)(net, COST, x, y)
     rule = ep.EquilibriumPropagation(settle, settle, 1e-4)
     assert off(rule(net, COST, x, y), exact) < 1e-6
-    holomorphic = ep.HolomorphicEquilibriumPropagation(settle, settle, 0.1, 6)
+    holomorphic = ep.HolomorphicEquilibriumPropagation(settle, settle, 0.02, 6)
     if pool == "max":
         with pytest.raises(ValueError, match="no order; use pool='softmax'"):
             holomorphic(net, COST, x, y)
-    elif pool == "softmax":
+    else:
         found = holomorphic(net, COST, x, y)
         assert int(found.stats["left_out"]) == 0
-        assert off(found, exact) < 1e-4
+        assert off(found, exact) < 1e-5
 
 
-@pytest.mark.parametrize("pool", [None, "average", "max"])
-@pytest.mark.parametrize("output", [ep.identity, None])
-def test_sweeps_descend_to_the_state_of_small_steps(pool, output):
-    """With rates ≥ 0 the energy never rises, free or nudged."""
+@pytest.mark.parametrize(
+    ("pool", "output"),
+    [(None, ep.identity), ("average", None), ("max", ep.identity), ("max", None)],
+)
+def test_sweeps_descend(pool, output):
+    """With hidden rates ≥ 0 energy + β cost never rises; max pooling: to where ε does."""
     options = {"activation": ep.hard_sigmoid, "initializer": ep.gain_uniform(2.0)}
     net, x, y = small(ep.HopfieldEnergy, pool, 4, output=output, **options)
-    start = tuple(
-        jnp.asarray(np.random.default_rng(1).uniform(size=(2, *shape)))
-        for shape in net.shapes[1:]
-    )
-    beta = 0.5
+    rng = np.random.default_rng(1)
+    start = tuple(rng.uniform(size=(2, *shape)) for shape in net.shapes[1:])
+    nudge = {"cost": COST, "y": y, "beta": 0.5}
+
+    def total(s):
+        return jax.vmap(net.energy)(x, s) + 0.5 * jax.vmap(COST)(s[-1], y)
 
     @jax.jit
     def path(s):
         def sweep(s, _):
-            moved = ep.relax(
-                *(net, x, ep.Sweep(1)), state=s, cost=COST, y=y, beta=beta
-            ).state
-            total = jax.vmap(net.energy)(x, s) + beta * jax.vmap(COST)(s[-1], y)
-            return moved, total
+            return ep.relax(net, x, ep.Sweep(1), state=s, **nudge).state, total(s)
 
         return jax.lax.scan(sweep, s, None, length=25)
 
     end, totals = path(start)
     assert float(jnp.diff(totals, axis=0).max()) < 1e-12
     assert float((totals[0] - totals[-1]).min()) > 1e-2
-    nudge = {"cost": COST, "y": y, "beta": beta}
-    swept = ep.relax(net, x, ep.Sweep(500, 1e-13), state=end, **nudge)
-    steps = ep.relax(net, x, ep.Euler(0.2, 4000, 1e-13), state=end, **nudge)
-    assert int(swept.status.max()) == int(steps.status.max()) == ep.Status.settled
-    close(swept.state, steps.state, 1e-9)
-    inside = np.concatenate([np.ravel(u) for u in swept.state[:-1]])
+    inside = np.concatenate([np.ravel(u) for u in end[:-1]])
     assert ((inside > 0) & (inside < 1)).mean() > 0.1
+    if pool == "max" and output is not None:
+        swept = ep.relax(net, x, ep.Sweep(500, 1e-13), state=end, **nudge)
+        steps = ep.relax(net, x, ep.Euler(0.2, 4000, 1e-13), state=end, **nudge)
+        assert int(swept.status.max()) == int(steps.status.max()) == ep.Status.settled
+        close(swept.state, steps.state, 1e-9)
 
 
 def test_verify_holds():
@@ -368,11 +365,13 @@ def test_images_of_one_channel_may_come_without_it():
     """The same state; other shapes are refused with both."""
     net = make(ep.PrototypicalNetwork, ((6, 5, 1), ep.Convolution(2, 3), 3))
     x = examples(((6, 5, 1),))[0]
-    close(*(ep.relax(net, v, ep.Euler(1.0, 3)).state for v in (x, x[..., 0])), 0)
+    s = random_state(net)
+    close(*(net.velocity(v, s) for v in (x[0], x[0, ..., 0])), 0)
+    assert float(net.primitive(x[0], s)) == float(net.primitive(x[0, ..., 0], s))
     with pytest.raises(ValueError, match=r"shape \(30,\); the network takes \(6, 5, 1"):
         ep.relax(net, x.reshape(2, 30), ep.Euler())
     with pytest.raises(ValueError, match=r"shape \(5, 6\); .*\[batch, 6, 5, 1\]"):
-        ep.relax(net, x[..., 0].swapaxes(1, 2), ep.Euler())
+        net.init_state(x[0, ..., 0].T)
 
 
 @pytest.mark.parametrize(
@@ -413,3 +412,9 @@ def test_geometries_that_do_not_fit_are_refused(sizes, words):
     """With the layer's number and sizes."""
     with pytest.raises(ValueError, match=words):
         ep.PrototypicalNetwork(sizes, key=jax.random.key(0))
+
+
+def test_demonstration():
+    """EP follows BPTT in the map, and equals the gradient for the energy."""
+    found = DEMONSTRATIONS["D.convolution"]()
+    assert found.holds, found.words
