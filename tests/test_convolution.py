@@ -256,7 +256,7 @@ def test_ep_is_exact_for_the_energy(pool):
     [(None, ep.identity), ("average", None), ("max", ep.identity), ("max", None)],
 )
 def test_sweeps_descend(pool, output):
-    """With hidden rates ≥ 0 energy + β cost never rises; max pooling: to where ε does."""
+    """With hidden rates ≥ 0 energy + β cost never rises, and Euler settles there."""
     options = {"activation": ep.hard_sigmoid, "initializer": ep.gain_uniform(2.0)}
     net, x, y = small(ep.HopfieldEnergy, pool, 4, output=output, **options)
     rng = np.random.default_rng(1)

@@ -32,8 +32,9 @@ class HopfieldEnergy(Layered, AbstractEnergy):
     Under `ep.Sweep` the energy never rises for dense layers and for convolutions
     without pooling or with average pooling.  Nor does it with max pooling while the
     rates above are ≥ 0 (`ep.hard_sigmoid`): −u·max(W ⋆ r) is concave in r, so its
-    tangent, which the step minimises, lies above it.  Softmax pooling promises
-    nothing of the kind; `ep.Euler` with a small `dt` descends.
+    tangent, which the step minimises, lies above it.  (Rates below 0, as of `ep.tanh`,
+    pull a window towards ties, between which the state then jumps without settling.)
+    Softmax pooling promises no descent; `ep.Euler` with a small `dt` descends.
     """
 
     def __init__(self, sizes: Sizes, *, key: PRNGKeyArray, **options: Unpack[Options]):
