@@ -13,6 +13,7 @@ from tolerances import IDENTITY
 
 import eqprop as ep
 from eqprop.demonstrations import DEMONSTRATIONS
+from eqprop.demonstrations._convolution import digits, prototypical
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -285,6 +286,7 @@ def test_sweeps_descend(pool, output):
         close(swept.state, steps.state, 1e-9)
 
 
+@pytest.mark.slow
 def test_verify_holds():
     """The library's own check of a model, on a small convolutional network."""
     net, x, y = small(ep.HopfieldEnergy, "average")
@@ -414,7 +416,15 @@ def test_geometries_that_do_not_fit_are_refused(sizes, words):
         ep.PrototypicalNetwork(sizes, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_demonstration():
     """EP follows BPTT in the map, and equals the gradient for the energy."""
     found = DEMONSTRATIONS["D.convolution"]()
     assert found.holds, found.words
+
+
+def test_ep_follows_bptt_in_the_prototypical_network():
+    """The first half of the demonstration, on two digits."""
+    for layer in prototypical(*digits(2)):
+        assert np.nanmax(layer["angle"]) < 45
+        assert 0.01 < layer["rmse"] < 0.7

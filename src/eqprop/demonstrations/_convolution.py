@@ -21,7 +21,7 @@ from ..verification import bptt_process, ep_process
 from ..verification._metrics import agreement, order_in_beta, process_rmse
 from ._demonstration import Curve, Demonstration, Panel
 
-BETAS = np.geomspace(1e-3, 0.1, 7)
+BETAS = tuple(np.geomspace(1e-3, 0.1, 7).tolist())
 LAYERS = ("convolution 1", "convolution 2", "dense")
 
 
@@ -47,7 +47,7 @@ def convolution() -> Demonstration:
                 "steps t of the nudged phase",
                 "angle between the updates up to t (degrees)",
                 tuple(
-                    Curve(name, np.arange(len(layer["angle"])), layer["angle"])
+                    Curve(name, range(len(layer["angle"])), layer["angle"])
                     for name, layer in zip(LAYERS, layers, strict=True)
                 ),
             ),
@@ -60,7 +60,7 @@ def convolution() -> Demonstration:
                     Curve(
                         "∝ β²",
                         BETAS,
-                        errors["softmax"][0] * (BETAS / BETAS[0]) ** 2,
+                        [errors["softmax"][0] * (b / BETAS[0]) ** 2 for b in BETAS],
                         "expected",
                     ),
                 ),
@@ -77,8 +77,8 @@ def convolution() -> Demonstration:
         words=(
             f"Prototypical network: EP's update stays within {worst:.0f}° of BPTT's in "
             f"every layer and at every step, RMSE {min(rmse):.2f} to {max(rmse):.2f}. "
-            f"Hopfield energy: the error falls as β^{orders['softmax'].measured:.2f} with "
-            f"softmax pooling and β^{orders['max'].measured:.2f} with max pooling, to "
+            "Hopfield energy: the error falls as "
+            f"β^{orders['softmax'].measured:.2f} with softmax pooling and β^{orders['max'].measured:.2f} with max pooling, to "
             f"{least:.0e} at β = {BETAS[0]:g}."
         ),
     )
@@ -144,7 +144,7 @@ def _synapses(layers: list[dict[str, Any]]) -> Panel:
             np.argmax(np.abs(layer["bptt"][-1])), layer["bptt"].shape[1:]
         )
         ep, bptt = (layer[rule][(slice(None), *place)] for rule in ("ep", "bptt"))
-        t = np.arange(len(bptt))
+        t = range(len(bptt))
         curves.append(Curve(f"EP, {name}", t, ep / bptt[-1]))
         curves.append(Curve(f"BPTT, {name}", t, bptt / bptt[-1], "expected"))
     return Panel(
