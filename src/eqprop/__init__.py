@@ -54,6 +54,7 @@ from .systems import (
     AbstractVectorField as AbstractVectorField,
     Activation as Activation,
     Block as Block,
+    Convolution as Convolution,
     DiscreteEnergy as DiscreteEnergy,
     fan_in_uniform as fan_in_uniform,
     gain_uniform as gain_uniform,

@@ -30,6 +30,7 @@ from ._initializers import (
     glorot_uniform as glorot_uniform,
     Initializer as Initializer,
 )
+from ._links import Convolution as Convolution
 from ._leaky import LeakyIntegrator as LeakyIntegrator
 from ._prototypical import PrototypicalNetwork as PrototypicalNetwork
 from ._toy import toy_network as toy_network

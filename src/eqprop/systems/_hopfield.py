@@ -7,7 +7,6 @@ own firing rate (ρ(x) = x), so data need not lie within ρ's range; the leak ½
 clamped units is a constant and is left out.
 """
 
-from collections.abc import Sequence
 from typing import Unpack
 
 import equinox as eqx
@@ -18,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray, Scalar
 
 from ._activations import Activation, hard_sigmoid
 from ._base import AbstractEnergy, Block
-from ._layered import check_input, Layered, Layers, Options
+from ._layered import checked_input, Input, Layered, Layers, Options
+from ._links import Sizes
 
 
 class HopfieldEnergy(Layered, AbstractEnergy):
@@ -26,13 +26,21 @@ class HopfieldEnergy(Layered, AbstractEnergy):
 
     The state is a tuple of layers, the one next to the input first, the output last;
     the prediction is the output layer.  Arguments as for every layered network:
-    `sizes`, `key`, `activation`, `output`, `initializer`.
+    `sizes`, `key`, `activation`, `output`, `initializer`.  With `ep.Convolution`
+    layers it is the deep convolutional Hopfield network (Scellier et al. 2023).
+
+    Under `ep.Sweep` the energy never rises for dense layers and for convolutions
+    without pooling or with average pooling.  Nor does it with max pooling while the
+    rates above are ≥ 0 (`ep.hard_sigmoid`): −u·max(W ⋆ r) is concave in r, so its
+    tangent, which the step minimises, lies above it.  (Rates below 0, as of `ep.tanh`,
+    pull a window towards ties, between which the state then jumps without settling.)
+    Softmax pooling promises no descent; `ep.Euler` with a small `dt` descends.
     """
 
-    def __init__(self, sizes: Sequence[int], **options: Unpack[Options]):
-        super().__init__(sizes, **options)
+    def __init__(self, sizes: Sizes, *, key: PRNGKeyArray, **options: Unpack[Options]):
+        super().__init__(sizes, key=key, **options)
 
-    def energy(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
+    def energy(self, x: Input, s: Layers) -> Scalar:
         leak = sum(0.5 * jnp.sum(layer**2) for layer in s)
         return jnp.asarray(leak - self.synapses(x, self.rates(s)))
 
@@ -104,7 +112,7 @@ class MaskedHopfieldEnergy(AbstractEnergy):
 
     def init_state(self, x: Float[Array, " inputs"]) -> Inexact[Array, " units"]:
         """Every unit at zero."""
-        check_input(x, self.weight.shape[0] - self.bias.shape[0])
+        checked_input(x, (self.weight.shape[0] - self.bias.shape[0],))
         return jnp.zeros_like(self.bias)
 
     def energy(self, x: Float[Array, " inputs"], s: Inexact[Array, " units"]) -> Scalar:

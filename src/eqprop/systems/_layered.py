@@ -1,12 +1,11 @@
-"""What layered networks share: one weight matrix between layers, one bias a unit.
+"""What layered networks share: the links between layers, dense or convolutional.
 
 The state is a tuple of layers, the one next to the input first, the output last; the
 prediction is the output layer.  Hopfield, prototypical and leaky networks differ in
 what they make of the drive that a layer gets from its neighbours, and share the rest.
 """
 
-from collections.abc import Sequence
-from typing import Required, TypedDict
+from typing import TypedDict
 
 import equinox as eqx
 import jax
@@ -16,96 +15,108 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray, Scalar
 from ._activations import Activation, hard_sigmoid
 from ._base import Block
 from ._initializers import glorot_uniform, Initializer
+from ._links import Link, linked, Shape, Sizes
 
-Layers = tuple[Inexact[Array, " _"], ...]
+Layers = tuple[Inexact[Array, "..."], ...]
+Input = Float[Array, "..."]
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of every layered network."""
+    """Keyword arguments of every layered network, besides `key`."""
 
-    key: Required[PRNGKeyArray]
     activation: Activation
     output: Activation | None
     initializer: Initializer
 
 
 class Layered(eqx.Module):
-    """Weights `[n_in, n_out]` between neighbouring layers, biases, and ρ of each layer.
+    """Weights between neighbouring layers, biases, and ρ of each layer.
+
+    Weights are `[n_in, n_out]` and biases `[n_out]` of a dense layer, and
+    `[kernel, kernel, n_in, n_out]` and `[n_out]` of a convolution, n its channels.
 
     **Arguments:**
 
-    - `sizes`: units per layer from input to output, e.g. `(784, 500, 10)`.
+    - `sizes`: layers from input to output: units of a dense layer, or an
+      `ep.Convolution`; the input is a vector's length or `(height, width, channels)`.
+      E.g. `(784, 500, 10)`, or, with layers of 12 x 12 x 32 and 10 units,
+      `((28, 28, 1), ep.Convolution(32, 5, pool="max"), 10)`.
     - `activation`: ρ of the hidden layers, and of the output where `output` is `None`.
     - `output`: ρ of the output layer, e.g. `ep.identity` for linear outputs.
-    - `initializer`: `(key, n_in, n_out) -> (weight, bias)` of each layer.
+    - `initializer`: `(key, n_in, n_out) -> (weight, bias)` of each layer; n_in of a
+      convolution is its fan-in, the numbers that one unit hears.
     - `key`: a `jax.random.key`.
     """
 
-    weights: tuple[Inexact[Array, "_ _"], ...]
+    weights: tuple[Inexact[Array, "..."], ...]
     biases: tuple[Inexact[Array, " _"], ...]
     activations: tuple[Activation, ...]
+    links: tuple[Link, ...] = eqx.field(static=True)
+    shapes: tuple[Shape, ...] = eqx.field(static=True)
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         key: PRNGKeyArray,
         activation: Activation = hard_sigmoid,
         output: Activation | None = None,
         initializer: Initializer = glorot_uniform,
     ):
-        sizes = tuple(sizes)
-        if len(sizes) < 2 or any(int(n) != n or n < 1 for n in sizes):
-            raise ValueError(
-                f"sizes are {sizes}; give at least two positive integers, "
-                "input first and output last, e.g. (784, 500, 10)"
-            )
+        self.links, self.shapes = linked(sizes)
         for rho in (activation, output or activation):
             if not isinstance(rho, Activation):
                 raise ValueError(
                     f"activation is {rho!r}; give an ep.Activation, e.g. "
                     "ep.hard_sigmoid, ep.shifted_sigmoid, ep.tanh or ep.identity"
                 )
-        keys = jax.random.split(key, len(sizes) - 1)
+        keys = jax.random.split(key, len(self.links))
         layers = [
-            initializer(k, n_in, n_out)
-            for k, n_in, n_out in zip(keys, sizes, sizes[1:], strict=False)
+            link.initialize(initializer, k, below)
+            for k, link, below in zip(keys, self.links, self.shapes, strict=False)
         ]
         self.weights = tuple(weight for weight, _ in layers)
         self.biases = tuple(bias for _, bias in layers)
         self.activations = (activation,) * (len(layers) - 1) + (output or activation,)
 
-    def init_state(self, x: Float[Array, " inputs"]) -> Layers:
+    def init_state(self, x: Input) -> Layers:
         """Every unit at zero."""
-        check_input(x, self.weights[0].shape[0])
-        return tuple(jnp.zeros_like(bias) for bias in self.biases)
+        checked_input(x, self.shapes[0])
+        return tuple(
+            jnp.zeros(shape, bias.dtype)
+            for shape, bias in zip(self.shapes[1:], self.biases, strict=True)
+        )
 
-    def readout(self, s: Layers) -> Inexact[Array, " outputs"]:
+    def readout(self, s: Layers) -> Inexact[Array, "..."]:
         return s[-1]
 
     def rates(self, s: Layers) -> Layers:
         """ρ(s), layer by layer."""
         return tuple(rho(u) for rho, u in zip(self.activations, s, strict=True))
 
-    def synapses(self, x: Float[Array, " inputs"], rates: Layers) -> Scalar:
-        """Σ_n (r_{n−1} W_n + b_n)·r_n over the layers' rates r, with r_0 = x."""
-        below = (x, *rates[:-1])
+    def synapses(self, x: Input, rates: Layers) -> Scalar:
+        """Σ_n (𝒫(W_n ⋆ r_{n−1}) + b_n)·r_n over the layers' rates r, with r_0 = x.
+
+        A dense layer's W_n ⋆ r is r W_n, and 𝒫 the pooling, if any.
+        """
+        below = (checked_input(x, self.shapes[0]), *rates[:-1])
+        layers = (self.links, self.weights, self.biases, below, rates)
         return sum(  # type: ignore[return-value]
-            jnp.sum((lower @ weight + bias) * upper)
-            for lower, weight, bias, upper in zip(
-                below, self.weights, self.biases, rates, strict=True
-            )
+            jnp.sum((link.forward(weight, lower) + bias) * upper)
+            for link, weight, bias, lower, upper in zip(*layers, strict=True)
         )
 
-    def drive(self, x: Float[Array, " inputs"], rates: Layers, k: int) -> Array:
+    def drive(self, x: Input, rates: Layers, k: int) -> Array:
         """What layer k gets: from below, from its bias and from above."""
-        drive = (rates[k - 1] if k else x) @ self.weights[k] + self.biases[k]
+        below = rates[k - 1] if k else checked_input(x, self.shapes[0])
+        drive = self.links[k].forward(self.weights[k], below) + self.biases[k]
         if k + 1 < len(rates):
-            drive = drive + self.feedback(k) @ rates[k + 1]
+            above = (self.weights[k + 1], self.feedback(k), rates[k], rates[k + 1])
+            drive = drive + self.links[k + 1].backward(*above)
         return drive
 
     def feedback(self, k: int) -> Array:
-        """The weights `[n_k, n_{k+1}]` through which layer k hears the layer above."""
+        """The weights, shaped like those of layer k + 1, by which layer k hears it."""
         return self.weights[k + 1]
 
     def parities(self) -> tuple[int, ...]:
@@ -117,10 +128,18 @@ class Layered(eqx.Module):
         return tuple(Block(lambda s, p=p: s[p::2]) for p in self.parities())
 
 
-def check_input(x: Array, inputs: int) -> None:
-    if jnp.shape(x) != (inputs,):
-        raise ValueError(
-            f"an example has shape {jnp.shape(x)}; the network takes ({inputs},), so a "
-            f"batch is [batch, {inputs}]. Flatten images, add the batch axis, or build "
-            "the network with sizes that fit the data."
-        )
+def checked_input(x: Array, shape: Shape) -> Array:
+    """An example of this shape; an image of one channel may come without its axis."""
+    if jnp.shape(x) == shape:
+        return x
+    if len(shape) == 3 and (*jnp.shape(x), 1) == shape:
+        return x[..., None]
+    batch = ", ".join(map(str, ("batch", *shape)))
+    advice = "(height, width, channels). Reshape images"
+    if len(shape) == 1:
+        advice = "a vector. Flatten images"
+    raise ValueError(
+        f"an example has shape {jnp.shape(x)}; the network takes {shape}, {advice}, "
+        f"add the batch axis so that a batch is [{batch}], or build the network with "
+        "sizes that fit the data."
+    )

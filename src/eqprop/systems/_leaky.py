@@ -2,21 +2,21 @@
 
     ds^n/dt = ρ(s^{n−1}) W_n + B_{n+1} ρ(s^{n+1}) + b_n − s^n     (paper C, eqs 6–8)
 
-There is no factor ρ′(s), and no energy where B_n differs from W_n.
+There is no factor ρ′(s), and no energy where B_n differs from W_n.  With convolutional
+layers B_n stands in the transposed convolution; what it unpools to is marked by W_n.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+from jaxtyping import Array, Inexact, PRNGKeyArray
 
-from ._activations import Activation, hard_sigmoid
 from ._base import AbstractVectorField
-from ._initializers import glorot_uniform, Initializer
-from ._layered import Layered, Layers
+from ._initializers import glorot_uniform
+from ._layered import Input, Layered, Layers, Options
+from ._links import Sizes
 
 
 class LeakyIntegrator(Layered, AbstractVectorField):
@@ -32,19 +32,17 @@ class LeakyIntegrator(Layered, AbstractVectorField):
       are the states themselves.
     """
 
-    backward: tuple[Inexact[Array, "_ _"], ...]
+    backward: tuple[Inexact[Array, "..."], ...]
     discrete: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         key: PRNGKeyArray,
-        activation: Activation = hard_sigmoid,
-        output: Activation | None = None,
-        initializer: Initializer = glorot_uniform,
         angle: float | None = 0.0,
         discrete: bool = False,
+        **options: Unpack[Options],
     ):
         if angle is not None and not 0 <= angle <= 180:
             raise ValueError(
@@ -52,14 +50,14 @@ class LeakyIntegrator(Layered, AbstractVectorField):
                 "independent backward weights"
             )
         forward_key, backward_key = jax.random.split(key)
-        options: dict[str, Any] = {"activation": activation, "output": output}
-        super().__init__(sizes, key=forward_key, initializer=initializer, **options)
+        super().__init__(sizes, key=forward_key, **options)
+        initializer = options.get("initializer", glorot_uniform)
         keys = jax.random.split(backward_key, len(self.weights))
         self.backward = tuple(
-            initializer(k, *weight.shape)[0]
+            self.links[k].initialize(initializer, keys[k], self.shapes[k])[0]
             if angle is None
-            else turned(weight, angle, k)
-            for k, weight in zip(keys[1:], self.weights[1:], strict=True)
+            else turned(self.weights[k], angle, keys[k])
+            for k in range(1, len(self.weights))
         )
         self.discrete = discrete
 
@@ -67,7 +65,7 @@ class LeakyIntegrator(Layered, AbstractVectorField):
         """B_{k+1}, not the transposed forward weights."""
         return self.backward[k]
 
-    def velocity(self, x: Float[Array, " inputs"], s: Layers) -> Layers:
+    def velocity(self, x: Input, s: Layers) -> Layers:
         rates = s if self.discrete else self.rates(s)
         drives = tuple(self.drive(x, rates, k) for k in range(len(s)))
         if self.discrete:

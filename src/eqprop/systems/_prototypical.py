@@ -2,22 +2,25 @@
 
     s^n ← σ(s^{n−1} W_n + W_{n+1} s^{n+1} + b_n),   Φ = Σ_n (s^{n−1} W_n + b_n)·s^n
 
+and with `ep.Convolution` layers s^n ← σ(𝒫(W_n ⋆ s^{n−1}) + W̃_{n+1} ⋆ 𝒫⁻¹(s^{n+1}) +
+b_n), where 𝒫⁻¹ unpools by the indices of the current 𝒫 (W_{n+1} ⋆ s^n).
+
 σ stands outside of Φ, so that EP's gradient is approximate by declaration (Ernoult et
 al. 2019, section 4).  Steps of dt = 1 are the paper's dynamics; the authors' released
 code damps them by dt = 0.2, which the paper does not.
 """
 
-from collections.abc import Sequence
 from typing import Unpack
 
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import PRNGKeyArray, Scalar
 
 from ._base import AbstractMap
-from ._layered import Layered, Layers, Options
+from ._layered import Input, Layered, Layers, Options
+from ._links import Sizes
 
 
 class PrototypicalNetwork(Layered, AbstractMap):
-    """A dense network of any depth, trained with dt = 1.
+    """A dense or convolutional network of any depth, trained with dt = 1.
 
     Arguments as for every layered network: `sizes`, `key`, `activation` (paper D:
     `ep.shifted_sigmoid` for training, `ep.tanh` for the theorem), `output`,
@@ -25,13 +28,13 @@ class PrototypicalNetwork(Layered, AbstractMap):
     output may leave σ's range, as in the paper.
     """
 
-    def __init__(self, sizes: Sequence[int], **options: Unpack[Options]):
-        super().__init__(sizes, **options)
+    def __init__(self, sizes: Sizes, *, key: PRNGKeyArray, **options: Unpack[Options]):
+        super().__init__(sizes, key=key, **options)
 
-    def primitive(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
+    def primitive(self, x: Input, s: Layers) -> Scalar:
         return self.synapses(x, s)
 
-    def map(self, x: Float[Array, " inputs"], s: Layers) -> Layers:
+    def map(self, x: Input, s: Layers) -> Layers:
         return tuple(
             sigma(self.drive(x, s, k)) for k, sigma in enumerate(self.activations)
         )

@@ -1,0 +1,269 @@
+"""Links between neighbouring layers: dense, and convolutional with pooling.
+
+A link is geometry only, for one example, images as `[height, width, channels]`; its
+weights stay in the network.  With r the lower and u the upper layer's rates,
+
+    forward   𝒫(W ⋆ r)                  what the upper layer hears from below
+    backward  (∂forward/∂r)ᵀ u           what the lower layer hears from above
+
+so that both are derivatives of one Φ = 𝒫(W ⋆ r)·u.  With max pooling, backward is
+unpooling to the places that the current W ⋆ r marks, then the transposed convolution
+(paper D, section 4).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import get_args, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Inexact, PRNGKeyArray
+
+from ._initializers import Initializer
+
+Image = Inexact[Array, "height width channels"]
+Kernel = Inexact[Array, "kernel kernel n_in n_out"]
+Pool = Literal["max", "average", "softmax"]
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Every unit to every unit by a matrix `[n_in, n_out]`; an image is flattened."""
+
+    units: int
+
+    def shape(self, below: Shape, layer: int) -> Shape:
+        """The upper layer's shape."""
+        del below, layer
+        return (self.units,)
+
+    def initialize(
+        self, initializer: Initializer, key: PRNGKeyArray, below: Shape
+    ) -> tuple[Array, Array]:
+        """Weight and bias over a layer of shape `below`."""
+        return initializer(key, math.prod(below), self.units)
+
+    def forward(self, weight: Array, lower: Array) -> Array:
+        """r W."""
+        return jnp.ravel(lower) @ weight
+
+    def backward(
+        self, weight: Array, feedback: Array, lower: Array, upper: Array
+    ) -> Array:
+        """B u, in the lower layer's shape; W does not matter."""
+        del weight
+        return (feedback @ upper).reshape(jnp.shape(lower))
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A layer of images: a convolution of the layer below, then pooling.
+
+    Weights are `[kernel, kernel, channels below, channels]`, moved over the padded
+    image without turning them (cross-correlation); biases `[channels]`, added after
+    pooling, which for every pool here is the same as before.  Where a size does not
+    divide, the rows and columns left over are dropped, as in PyTorch.
+
+    **Arguments** (sizes in pixels):
+
+    - `channels`: images of the layer, i.e. features at each place.
+    - `kernel`: height and width of the kernel.
+    - `stride`, `padding`: steps of the kernel, and zeros around the image.
+    - `pool`: `None`; `"max"`, where of equal values the first in reading order wins;
+      `"average"`; or `"softmax"`, Σ softmax(z)·z over the window, which is smooth and
+      holomorphic (Laborieux & Zenke 2022, temperature 1).
+    - `pool_size`, `pool_stride`: the window and its steps; steps of `pool_size` where
+      `pool_stride` is `None`.
+    """
+
+    channels: int
+    """features at each place"""
+    kernel: int
+    """height and width of the kernel (pixels)"""
+    stride: int = 1
+    """steps of the kernel (pixels)"""
+    padding: int = 0
+    """zeros around the image (pixels)"""
+    pool: Pool | None = None
+    """max, average, softmax or none"""
+    pool_size: int = 2
+    """height and width of the pooling window (pixels)"""
+    pool_stride: int | None = None
+    """steps of the window (pixels); None: its size"""
+
+    def __post_init__(self):
+        least = {"channels": 1, "kernel": 1, "stride": 1, "padding": 0, "pool_size": 1}
+        if self.pool_stride is not None:
+            least["pool_stride"] = 1
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not is_whole(value) or value < bound:
+                raise ValueError(
+                    f"Convolution: {name} is {value!r}; it must be a whole number "
+                    f"≥ {bound}"
+                )
+        if self.pool is not None and self.pool not in get_args(Pool):
+            raise ValueError(
+                f"Convolution: pool is {self.pool!r}; choose "
+                f"{', '.join(map(repr, get_args(Pool)))} or None"
+            )
+        if self.pool is None and (self.pool_size, self.pool_stride) != (2, None):
+            raise ValueError(
+                f"Convolution: pool_size={self.pool_size} and pool_stride="
+                f"{self.pool_stride} have no effect without pool; give pool='max', "
+                "'average' or 'softmax'"
+            )
+
+    def shape(self, below: Shape, layer: int) -> Shape:
+        """The upper layer's shape; `layer` names it in errors."""
+        name = f"layer {layer} ({self.channels} channels)"
+        if len(below) != 3:
+            raise ValueError(
+                f"{name} is a Convolution above a vector of {below[0]} units; it needs "
+                "an image below: (height, width, channels) as the first size, or "
+                "another Convolution"
+            )
+        size = tuple(n + 2 * self.padding for n in below[:2])
+        if min(size) < self.kernel:
+            raise ValueError(
+                f"{name}: a kernel of {self.kernel} does not fit an image of "
+                f"{size[0]} x {size[1]}, padding of {self.padding} included; use a "
+                "smaller kernel or more padding"
+            )
+        size = tuple((n - self.kernel) // self.stride + 1 for n in size)
+        if self.pool is None:
+            return (*size, self.channels)
+        if min(size) < self.pool_size:
+            raise ValueError(
+                f"{name}: a pool_size of {self.pool_size} does not fit the {size[0]} x "
+                f"{size[1]} image that the convolution leaves; pool less, or use more "
+                "padding"
+            )
+        step = self.pool_stride or self.pool_size
+        return (*((n - self.pool_size) // step + 1 for n in size), self.channels)
+
+    def initialize(
+        self, initializer: Initializer, key: PRNGKeyArray, below: Shape
+    ) -> tuple[Array, Array]:
+        """Weight and bias, with fan-in kernel²·(channels below).
+
+        The fan-out of which Glorot's rule makes use is kernel²·channels.
+        """
+        area = self.kernel**2
+        # Drawn for the whole fan-out, of which one kernel is the first columns.
+        weight, bias = initializer(key, area * below[2], area * self.channels)
+        shape = (self.kernel, self.kernel, below[2], self.channels)
+        return weight[:, : self.channels].reshape(shape), bias[: self.channels]
+
+    def forward(self, weight: Kernel, lower: Image) -> Image:
+        """𝒫(W ⋆ r)."""
+        return self.pooled(self.linear(weight, lower))
+
+    def backward(
+        self, weight: Kernel, feedback: Kernel, lower: Image, upper: Image
+    ) -> Image:
+        """Bᵀ ⋆ 𝒫⁻¹(u): unpooled where W ⋆ r says, convolved back by B."""
+        dtype = jnp.result_type(weight, feedback, lower, upper)
+        lower, upper = lower.astype(dtype), upper.astype(dtype)
+        _, unpool = jax.vjp(self.pooled, self.linear(weight, lower))
+        _, back = jax.vjp(lambda r: self.linear(feedback, r), lower)
+        return back(*unpool(upper))[0]
+
+    def linear(self, weight: Kernel, lower: Image) -> Image:
+        """W ⋆ r, without pooling."""
+        dtype = jnp.result_type(weight, lower)
+        image, kernel = jnp.asarray(lower, dtype), jnp.asarray(weight, dtype)
+        margin = (self.padding, self.padding, 0)
+        zero = jnp.zeros((), dtype)
+        image = jax.lax.pad(image, zero, (margin, margin, (0, 0, 0)))
+        return _correlate(self.stride, image, kernel)
+
+    def pooled(self, z: Image) -> Image:
+        """𝒫(z)."""
+        if self.pool is None:
+            return z
+        step = self.pool_stride or self.pool_size
+        windows = _windows(z, self.pool_size, step)
+        if self.pool == "average":
+            return sum(windows) / len(windows)  # type: ignore[return-value]
+        if self.pool == "softmax":
+            stacked = jnp.stack(windows)
+            shift = jax.lax.stop_gradient(jnp.max(jnp.real(stacked), axis=0))
+            share = jnp.exp(stacked - shift)
+            return jnp.sum(share * stacked, axis=0) / jnp.sum(share, axis=0)
+        if jnp.iscomplexobj(z):
+            raise ValueError(
+                "max pooling cannot take a complex state, because complex numbers have "
+                "no order; use pool='softmax' or 'average' for holomorphic EP"
+            )
+        # Its derivatives of every order follow the chosen place, the first of equals.
+        return functools.reduce(lambda a, b: jnp.where(b > a, b, a), windows)
+
+
+Link = Dense | Convolution
+Sizes = Sequence[int | Convolution | tuple[int, int, int]]
+
+
+def linked(sizes: Sizes) -> tuple[tuple[Link, ...], tuple[Shape, ...]]:
+    """The links of a network, and the shape of each layer, the input's first."""
+    sizes = tuple(sizes)
+    first = sizes[0] if sizes else None
+    image = isinstance(first, tuple | list) and len(first) == 3
+    inputs: Shape = tuple(first) if image else (first,)  # type: ignore[assignment]
+    dense = [n for n in sizes[1:] if not isinstance(n, Convolution)]
+    if len(sizes) < 2 or any(not is_whole(n) or n < 1 for n in (*inputs, *dense)):  # type: ignore[operator]
+        raise ValueError(
+            f"sizes are {sizes}; give at least two, input first and output last, each "
+            "a positive integer or an ep.Convolution, e.g. (784, 500, 10), or with "
+            "(height, width, channels) as input ((28, 28, 1), ep.Convolution(32, 5), "
+            "10)"
+        )
+    links, shapes = [], [tuple(int(n) for n in inputs)]
+    for layer, size in enumerate(sizes[1:], 1):
+        links.append(size if isinstance(size, Convolution) else Dense(int(size)))  # type: ignore[arg-type]
+        shapes.append(links[-1].shape(shapes[-1], layer))
+    return tuple(links), tuple(shapes)
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is an integer, and not a boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _correlate(stride: int, image: Image, kernel: Kernel) -> Image:
+    """Σ_{i,j,c} image[p·stride + i, q·stride + j, c] kernel[i, j, c, :].
+
+    Values and derivatives in the kernel are XLA's; those in the image, of which
+    settling needs one a step, are a matrix product of patches, 3 times as fast.
+    """
+    return jax.lax.conv_general_dilated(
+        image[None],
+        kernel,
+        window_strides=(stride, stride),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[0]
+
+
+@_correlate.defjvp
+def _correlate_jvp(stride: int, primals, tangents):
+    (image, kernel), (image_dot, kernel_dot) = primals, tangents
+    patches = jnp.concatenate(_windows(image_dot, kernel.shape[0], stride), axis=-1)
+    along = patches @ kernel.reshape(-1, kernel.shape[-1])
+    along = along + _correlate(stride, image, kernel_dot)
+    return _correlate(stride, image, kernel), along
+
+
+def _windows(image: Image, size: int, stride: int) -> list[Image]:
+    """For each place in a window, in reading order, its values over all windows."""
+    height, width = ((n - size) // stride * stride + 1 for n in image.shape[:2])
+    return [
+        image[i : i + height : stride, j : j + width : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
