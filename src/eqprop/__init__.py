@@ -13,14 +13,18 @@ from .estimators import (
     AdjointNotConverged as AdjointNotConverged,
     AsymmetricEquilibriumPropagation as AsymmetricEquilibriumPropagation,
     BackpropagationThroughTime as BackpropagationThroughTime,
+    ContinualEquilibriumPropagation as ContinualEquilibriumPropagation,
     DyadicEquilibriumPropagation as DyadicEquilibriumPropagation,
     EquilibriumPropagation as EquilibriumPropagation,
     Gradient as Gradient,
     HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
     ImplicitDifferentiation as ImplicitDifferentiation,
+    KolenPollackEquilibriumPropagation as KolenPollackEquilibriumPropagation,
     RecurrentBackpropagation as RecurrentBackpropagation,
     settle as settle,
+    SpikeTimingDependentPlasticity as SpikeTimingDependentPlasticity,
     Symmetrized as Symmetrized,
+    VectorFieldEquilibriumPropagation as VectorFieldEquilibriumPropagation,
 )
 from .relaxations import (
     AbstractRelaxation as AbstractRelaxation,

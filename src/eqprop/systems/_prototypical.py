@@ -28,6 +28,10 @@ class PrototypicalNetwork(Layered, AbstractMap):
     def __init__(self, sizes: Sequence[int], **options: Unpack[Options]):
         super().__init__(sizes, **options)
 
+    def rates(self, s: Layers) -> Layers:
+        """The states themselves: each is a σ of its drive already."""
+        return s
+
     def primitive(self, x: Float[Array, " inputs"], s: Layers) -> Scalar:
         return self.synapses(x, s)
 
