@@ -10,24 +10,23 @@ differences where there is no potential (its C-VF).  The first step adds ∂C/�
 that for η → 0 the sum telescopes to EP's contrast.
 """
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import PyTree, Scalar
 
-from ..systems._base import AbstractSystem, has_potential, State
+from ..systems._base import has_potential
 from ..systems._parameters import by_layer, parameter_groups
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
-from ._equilibrium_propagation import _along, EquilibriumPropagation, Nudging
-from ._path import check_nudged, NudgedPath
-from ._step import cost_of
+from ._equilibrium_propagation import _along, _stats, Nudging
+from ._path import NudgedPath, PathRule
+from ._step import cost_of, mean_cost
 
 
-class ContinualEquilibriumPropagation(EquilibriumPropagation):
+class ContinualEquilibriumPropagation(PathRule):
     """C-EP: local in time as in space; the path's end θ_K is what plain SGD reaches.
 
     The gradient is (θ_0 − θ_K)/η: it is meant for `ep.Optimizer("sgd", (η,))` with η
@@ -46,7 +45,6 @@ class ContinualEquilibriumPropagation(EquilibriumPropagation):
     """β against 0, or ±β at random against 0"""
     learning_rate: float | tuple[float, ...] = 0.05
     """η of every step: one, or one per layer from the input side on"""
-    recorded: ClassVar[bool] = False
 
     def __check_init__(self):
         if self.nudging == "centered":
@@ -54,7 +52,6 @@ class ContinualEquilibriumPropagation(EquilibriumPropagation):
                 "nudging is 'centered'; two paths cannot both move the parameters: "
                 "choose 'one-sided' or 'random-sign'"
             )
-        check_nudged("ContinualEquilibriumPropagation", self.nudged)
         for rate in self._rates or (None,):
             number = isinstance(rate, int | float | np.number | None)
             if number and not (rate is not None and 0 < rate < float("inf")):
@@ -67,26 +64,6 @@ class ContinualEquilibriumPropagation(EquilibriumPropagation):
     def _rates(self) -> tuple[Any, ...]:
         rate = self.learning_rate
         return tuple(rate) if isinstance(rate, tuple | list) else (rate,)
-
-    def path(
-        self,
-        system: AbstractSystem,
-        cost: Any,
-        x: PyTree[Array],
-        y: PyTree[Array],
-        *,
-        state: State | None = None,
-        key: PRNGKeyArray | None = None,
-        weight: Float[Array, " batch"] | None = None,
-    ) -> Gradient:
-        """The rule itself, step by step: (θ_0 − θ_t)/η in place of its last value.
-
-        **Returns:** a `Gradient` whose `grads` and `cost_grads` lead with t = 0…K, K
-        the nudged steps; at t = 0 they are ∂C/∂θ(s⁰), like those of `ep.ep_process`.
-        """
-        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        rule = _Recorded(*fields)
-        return rule(system, cost, x, y, state=state, key=key, weight=weight)
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         nudged_key, sign_key = keys
@@ -104,18 +81,14 @@ class ContinualEquilibriumPropagation(EquilibriumPropagation):
         def increment(model, before, after):
             return _difference(model, x, y, before, after, beta, weight)
 
-        loss, first = _cost_gradient(model, y, start, weight)
+        loss, first = mean_cost(model, y, start, weight)
         path = NudgedPath(self.nudged, model, x, y, start, beta, nudged_key)
         nudged, total = path.accumulate(first, increment, learn, self.recorded)
-        contrast = "potential" if has_potential(system) else "vector-field rule"
-        rule = f"continual equilibrium propagation, {self.nudging}, {contrast}"
-        values = {
-            "nudged_steps": nudged.steps[None],
-            "nudged_residual": nudged.residual[None],
-            "nudged_status": nudged.status[None],
-        }
+        phases = jax.tree.map(lambda leaf: leaf[None], nudged)
+        measured = _stats(self.nudging, has_potential(system), phases)
+        stats = Stats(f"continual {measured['rule']}", measured.values)
         grads, cost_grads = total
-        return Gradient(loss, grads, cost_grads, free, Stats(rule, values))
+        return Gradient(loss, grads, cost_grads, free, stats)
 
     def _rates_of(self, params: PyTree) -> PyTree:
         """η of every parameter."""
@@ -129,7 +102,7 @@ class ContinualEquilibriumPropagation(EquilibriumPropagation):
         plain = not jax.tree.leaves(eqx.filter(state, eqx.is_array))
         # Two sizes of gradient, so that a clip shows too.
         for number, size in enumerate((1.0, 1e6)):
-            grads = _random_like(params, jax.random.key(number), size)
+            grads = _drawn(params, number, size)
             updates, state = optimizer.update(grads, state, params)
             plain &= _is_step(updates, grads, rates)
         if not plain:
@@ -140,12 +113,6 @@ class ContinualEquilibriumPropagation(EquilibriumPropagation):
                 f"at that rate: use ep.Optimizer('sgd', ({names},)) without momentum, "
                 "schedule or decay, or change estimator.learning_rate"
             )
-
-
-class _Recorded(ContinualEquilibriumPropagation):
-    """The same, of which the gradients lead with t."""
-
-    recorded: ClassVar[bool] = True
 
 
 def _difference(model, x, y, before, after, beta, weight) -> PyTree:
@@ -168,36 +135,20 @@ def _difference(model, x, y, before, after, beta, weight) -> PyTree:
     return gradient(model)
 
 
-def _cost_gradient(model, y, state, weight) -> tuple[Scalar, PyTree]:
-    """Mean cost of the states, and its ∂/∂θ."""
-
-    @eqx.filter_value_and_grad
-    def mean_cost(model):
-        system, cost = model
-        values = jax.vmap(lambda s, y: cost_of(system, cost, s, y))(state, y)
-        return weighted_mean(values, weight)
-
-    return mean_cost(model)
-
-
-def _random_like(params: PyTree, key: PRNGKeyArray, size: float) -> PyTree:
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        size * jax.random.normal(k, jnp.shape(leaf), leaf.dtype)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, drawn)
+def _drawn(params: PyTree, seed: int, size: float) -> PyTree:
+    """Random gradients for these parameters."""
+    draw = np.random.default_rng(seed).normal
+    return jax.tree.map(
+        lambda p: jnp.asarray(size * draw(size=p.shape), p.dtype), params
+    )
 
 
 def _is_step(updates: PyTree, grads: PyTree, rates: PyTree) -> bool:
     """Whether updates are −η g, to rounding."""
-    same = jax.tree.map(
-        lambda u, g, eta: bool(
-            jnp.allclose(u, -eta * g, rtol=8 * float(jnp.finfo(g.dtype).eps), atol=0)
-        ),
-        updates,
-        grads,
-        rates,
-    )
-    return all(jax.tree.leaves(same))
+
+    def same(update, grad, rate):
+        rounding = 8 * float(jnp.finfo(grad.dtype).eps)
+        step = -float(rate) * np.asarray(grad)
+        return np.allclose(np.asarray(update), step, rtol=rounding, atol=0)
+
+    return all(jax.tree.leaves(jax.tree.map(same, updates, grads, rates)))

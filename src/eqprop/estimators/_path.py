@@ -1,7 +1,9 @@
 """A batch on its nudged path, for the rules that learn at every step of it."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,7 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..relaxations._base import AbstractRelaxation, Dynamics, Equilibrium
 from ..systems import _check
-from ..systems._base import State
+from ..systems._base import AbstractSystem, State
+from ._base import Gradient
+from ._equilibrium_propagation import EquilibriumPropagation
 
 
 class Walk(eqx.Module):
@@ -112,18 +116,48 @@ class NudgedPath(eqx.Module):
         return (walk.residual >= tol) & jnp.isfinite(walk.residual)
 
 
-def check_nudged(name: str, nudged: Any) -> None:
-    """Errors for relaxations that have no path of repeated steps."""
-    if not isinstance(nudged, AbstractRelaxation):
-        return  # refused with a better message by the rule itself
-    if nudged.steps == 0:
-        raise ValueError(
-            f"{name}: nudged.steps is 0; the rule learns along the nudged path, so it "
-            "must be at least 1"
-        )
-    if type(nudged).settle is not AbstractRelaxation.settle:
-        raise ValueError(
-            f"{name}: nudged is a {type(nudged).__name__}, which settles in a way of "
-            "its own and not step after step; the rule learns at every step: use "
-            "ep.Euler or ep.Sweep"
-        )
+class PathRule(EquilibriumPropagation):
+    """EP whose nudged phase is repeated steps, at each of which something is learnt."""
+
+    recorded: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not isinstance(self.nudged, AbstractRelaxation):
+            return  # refused by EP's own check
+        if self.nudged.steps == 0:
+            raise ValueError(
+                "nudged.steps is 0; the rule learns along the nudged path, so it must "
+                "be at least 1"
+            )
+        if type(self.nudged).settle is not AbstractRelaxation.settle:
+            raise ValueError(
+                f"nudged is a {type(self.nudged).__name__}, which settles in a way of "
+                "its own and not step after step; the rule learns at every step: use "
+                "ep.Euler or ep.Sweep"
+            )
+
+    def path(
+        self,
+        system: AbstractSystem,
+        cost: Any,
+        x: PyTree[Array],
+        y: PyTree[Array],
+        *,
+        state: State | None = None,
+        key: PRNGKeyArray | None = None,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Gradient:
+        """The rule itself, of which the gradients are those after t = 0…K steps.
+
+        **Returns:** a `Gradient` whose `grads` and `cost_grads` lead with t, K the
+        nudged steps; at t = 0 they are ∂C/∂θ(s⁰), like those of `ep.ep_process`.
+        """
+        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        rule = _recorded(type(self))(*fields)
+        return rule(system, cost, x, y, state=state, key=key, weight=weight)
+
+
+@functools.cache
+def _recorded(kind: type[PathRule]) -> type[PathRule]:
+    """The same rule with gradients that lead with t."""
+    return type(kind.__name__, (kind,), {"recorded": True})

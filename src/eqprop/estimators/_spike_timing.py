@@ -27,18 +27,18 @@ from jaxtyping import Array, PyTree, Scalar
 
 from ..systems._base import AbstractSystem, has_potential, State
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
-from ._equilibrium_propagation import _along, _stats, EquilibriumPropagation
-from ._path import check_nudged, NudgedPath
-from ._step import cost_of
+from ._equilibrium_propagation import _along, _stats
+from ._path import NudgedPath, PathRule
+from ._step import cost_of, mean_cost
 
 PlasticityRule = Literal["rates", "potentials"]
 MISMATCH = "synapse_mismatch"
 
 
-class SpikeTimingDependentPlasticity(EquilibriumPropagation):
+class SpikeTimingDependentPlasticity(PathRule):
     """The gradient as an integral along the nudged phase, not a contrast of its ends.
 
-    ∂C/∂θ(s^β) is added for parameters of cost and readout.
+    Parameters of cost and readout get ∂C/∂θ(s⁰) and its change along the path.
 
     **Arguments:**
 
@@ -53,7 +53,6 @@ class SpikeTimingDependentPlasticity(EquilibriumPropagation):
     """rates: ρ(u_i) dρ(u_j); potentials: ρ(u_i) du_j"""
 
     def __check_init__(self):
-        check_nudged("SpikeTimingDependentPlasticity", self.nudged)
         if self.rule not in ("rates", "potentials"):
             raise ValueError(
                 f"rule is {self.rule!r}; choose 'rates', ρ(u_i) dρ(u_j), or "
@@ -66,43 +65,32 @@ class SpikeTimingDependentPlasticity(EquilibriumPropagation):
         x, y, start = replace_ignored((x, y, free.state), weight)
         model = (system, cost)
         change = self._change(system)
-        zero = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
-
-        def increment(model, before, after):
-            def changes(model):
-                one = functools.partial(change, model[0])
-                return jax.vmap(one)(x, before, after)
-
-            return _gradient(changes, model, weight)
+        loss, first = mean_cost(model, y, start, weight)
 
         def phase(beta):
+            def increment(model, before, after):
+                def one(system, cost, x, y, s, moved):
+                    paid = cost_of(system, cost, moved, y) - cost_of(system, cost, s, y)
+                    return change(system, x, s, moved) / beta + paid
+
+                def values(model):
+                    one_of = functools.partial(one, *model)
+                    return jax.vmap(one_of)(x, y, before, after)
+
+                return _gradient(values, model, weight)
+
             path = NudgedPath(self.nudged, model, x, y, start, beta, nudged_key)
-            return path.accumulate(zero, increment)
+            return path.accumulate(first, increment, record=self.recorded)
 
-        nudged, integrals = jax.vmap(phase)(betas)
-
-        def costs(model, s):
-            return jax.vmap(lambda s, y: cost_of(model[0], model[1], s, y))(s, y)
-
-        def direct(model):
-            return jnp.mean(jax.vmap(lambda s: costs(model, s))(nudged.state), axis=0)
-
-        # Per unit of β: of one path, or half of what +β gives less what −β gives.
-        total = jax.tree.map(
-            lambda path, c: (jnp.tensordot(1 / betas, path, 1) / len(betas) + c).astype(
-                c.dtype
-            ),
-            integrals,
-            _gradient(direct, model, weight),
-        )
-        loss = weighted_mean(costs(model, start), weight)
+        # Two phases, β and −β: half of what one gives less what the other gives.
+        nudged, totals = jax.vmap(phase)(betas)
+        grads, cost_grads = jax.tree.map(lambda total: jnp.mean(total, 0), totals)
         stats = _stats(self.nudging, has_potential(system), nudged)
         values = dict(stats.values)
         if _through_synapses(system):
             values[MISMATCH] = _mismatch(system, x, nudged.state, weight)
         law = "ρ dρ" if self.rule == "rates" else "ρ du"
         rule = f"spike-timing-dependent plasticity {law}, {self.nudging}"
-        grads, cost_grads = total
         return Gradient(loss, grads, cost_grads, free, Stats(rule, values))
 
     def _change(
