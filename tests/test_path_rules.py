@@ -13,6 +13,8 @@ from tolerances import IDENTITY, SLOPE
 from zoo import batch, dict_energy, hopfield, SoftmaxReadout, tanh_map
 
 import eqprop as ep
+from eqprop.demonstrations import DEMONSTRATIONS
+from eqprop.demonstrations._path import kolen_pollack
 from eqprop.estimators import ESTIMATORS, named_estimator
 from eqprop.training import config_from_json, config_to_json
 
@@ -486,3 +488,24 @@ def test_a_rule_is_chosen_by_its_word_and_kept(word):
     assert (rule.free, rule.nudged) == (config.estimator.free, config.estimator.nudged)
     config = dataclasses.replace(config, estimator=rule)
     assert config_from_json(config_to_json(config)) == config
+
+
+@pytest.mark.parametrize("name", ["C-EP.steps", "A.stdp"])
+def test_the_claims_hold(name):
+    """As the demonstrations measure them."""
+    found = DEMONSTRATIONS[name]()
+    assert found.holds, found.words
+
+
+def test_kolen_pollack_aligns_the_weights():
+    """A short training: the angle falls, and W − B shrinks as it should."""
+    found = kolen_pollack(epochs=3, examples=200, decay=0.2)
+    assert found.findings["gap_deviation"] < 0.01
+    kp, vf = (found.findings[f"angle_{n}"] for n in ("kolen_pollack", "vector_field"))
+    assert kp < 60 < vf
+
+
+@pytest.mark.slow
+def test_the_claim_of_kolen_pollack_holds():
+    found = DEMONSTRATIONS["C.kolen-pollack"]()
+    assert found.holds, found.words
