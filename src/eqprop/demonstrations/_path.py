@@ -1,5 +1,7 @@
 """Rules that learn along the nudged path, and weights that align: what they claim."""
 
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,15 +26,18 @@ def continual_steps() -> Demonstration:
     """C-EP's cumulated updates against EP's and BPTT's, t = 0…K, and over η."""
     with jax.enable_x64(True):
         problem = _problem()
-        options = {"free": SETTLE, "dt": 0.2, "steps": 24}
-        beta = 1e-3
+        dt, count, beta = 0.2, 24, 1e-3
+        options: dict[str, Any] = {"free": SETTLE, "dt": dt, "steps": count}
         ep = _flat(ep_process(*problem, **options, beta=beta, nudging="one-sided"))
         bptt = _flat(bptt_process(*problem, **options))
         etas = 10.0 ** np.arange(-9, -4)
-        nudged = Euler(0.2, options["steps"])
+        nudged = Euler(dt, count)
         paths = [
             ContinualEquilibriumPropagation(
-                SETTLE, nudged, beta, learning_rate=jnp.asarray(eta)
+                SETTLE,
+                nudged,
+                beta,
+                learning_rate=jnp.asarray(eta),  # type: ignore[arg-type]
             ).path(*problem)
             for eta in etas
         ]
@@ -45,11 +50,11 @@ def continual_steps() -> Demonstration:
     curves = []
     for layer, weight in enumerate(_shown(problem[0])):
         curves += [
-            Curve(f"C-EP, layer {layer + 1}", steps, paths[0][:, weight]),
-            Curve(f"EP, layer {layer + 1}", steps, ep[:, weight], "other"),
-            Curve(f"BPTT, layer {layer + 1}", steps, bptt[:, weight], "expected"),
+            _curve(f"C-EP, layer {layer + 1}", steps, paths[0][:, weight]),
+            _curve(f"EP, layer {layer + 1}", steps, ep[:, weight], "other"),
+            _curve(f"BPTT, layer {layer + 1}", steps, bptt[:, weight], "expected"),
         ]
-    line = Curve("slope 1", etas, errors[0] * etas / etas[0], "expected")
+    line = _curve("slope 1", etas, errors[0] * etas / etas[0], "expected")
     return Demonstration(
         claim="Continual EP's updates are EP's and BPTT's, step by step, as η → 0",
         source="Ernoult et al. 2020, arXiv 2005.04168",
@@ -58,7 +63,7 @@ def continual_steps() -> Demonstration:
             Panel(
                 "learning rate η",
                 "largest error, relative",
-                (Curve("C-EP − EP", etas, errors), line),
+                (_curve("C-EP − EP", etas, errors), line),
                 "xy",
             ),
         ),
@@ -74,7 +79,8 @@ def continual_steps() -> Demonstration:
 
 def spike_timing() -> Demonstration:
     """∫ρdρ, ∫ρdu and the contrast along the path; their ratio against ρ′."""
-    beta, dt, steps = 0.05, 0.2, 24
+    beta, dt = 0.05, 0.2
+    steps = 24
     with jax.enable_x64(True):
         problem = _problem(batch=1)
         contrast = ep_process(
@@ -114,17 +120,17 @@ def spike_timing() -> Demonstration:
                 "time of the nudged phase",
                 "gradient of one weight",
                 (
-                    Curve("−∫ρ dρ / β", times, lines[1]),
-                    Curve("−∫ρ du / β", times, lines[2]),
-                    Curve("contrast of the ends", times, lines[0], "expected"),
+                    _curve("−∫ρ dρ / β", times, lines[1]),
+                    _curve("−∫ρ du / β", times, lines[2]),
+                    _curve("contrast of the ends", times, lines[0], "expected"),
                 ),
             ),
             Panel(
                 "ρ′(u_j) at the free state",
                 "∫ρ dρ over ∫ρ du, input to hidden",
                 (
-                    Curve("hidden units", slope[order], ratio[order]),
-                    Curve("ρ′(u_j)", slope[order], slope[order], "expected"),
+                    _curve("hidden units", slope[order], ratio[order]),
+                    _curve("ρ′(u_j)", slope[order], slope[order], "expected"),
                 ),
             ),
         ),
@@ -153,20 +159,20 @@ class _Alignment(Observer):
 
 
 def kolen_pollack(
-    epochs: int = 15, examples: int = 500, decay: float = 0.05
+    epochs: int = 20, examples: int = 500, decay: float = 0.1
 ) -> Demonstration:
     """Angle of independent W and B over the epochs, with and without the rule."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    x = jnp.asarray(digits.data[:examples] / 16, jnp.float32)
-    y = jax.nn.one_hot(digits.target[:examples], 10)
-    phases = (Euler(0.5, 30), Euler(0.5, 15), 0.3)
-    rate, batch_size = 0.2, 20
+    images, labels = load_digits(return_X_y=True)
+    x = jnp.asarray(np.asarray(images)[:examples] / 16, jnp.float32)
+    y = jax.nn.one_hot(np.asarray(labels)[:examples], 10)
+    free, nudged = Euler(0.5, 30), Euler(0.5, 15)
+    rate, batch_size = 0.05, 10
     angles, traces, errors, gaps = {}, {}, {}, {}
     for name, rule in {
-        "KP-VF": KolenPollackEquilibriumPropagation(*phases, decay=decay),
-        "VF": VectorFieldEquilibriumPropagation(*phases),
+        "KP-VF": KolenPollackEquilibriumPropagation(free, nudged, 0.3, decay=decay),
+        "VF": VectorFieldEquilibriumPropagation(free, nudged, 0.3),
     }.items():
         system = LeakyIntegrator((64, 64, 10), key=jax.random.key(0), angle=None)
         seen = _Alignment(system)
@@ -191,11 +197,11 @@ def kolen_pollack(
     deviation = float(np.max(np.abs(np.divide(gaps["KP-VF"], expected) - 1)))
     kp, vf = (float(angles[name][-1]) for name in ("KP-VF", "VF"))
 
-    def panel(label, found, x, *more, scale=""):
-        curves = tuple(Curve(name, x, found[name]) for name in found)
+    def panel(label, found, x, *more, scale: Literal["", "y"] = ""):
+        curves = tuple(_curve(name, x, found[name]) for name in found)
         return Panel("epoch", label, (*curves, *more), scale)
 
-    shrink = Curve("(1 − η decay)^updates", count, expected, "expected")
+    shrink = _curve("(1 − η decay)^updates", count, expected, "expected")
     return Demonstration(
         claim="Kolen–Pollack updates align forward and backward weights; "
         "the vector-field rule alone does not",
@@ -229,6 +235,10 @@ def _problem(batch: int = 8):
     system = HopfieldEnergy((5, 8, 3), key=keys[0], activation=tanh)
     x = jax.random.uniform(keys[1], (batch, 5))
     return system, SquaredError(), x, 0.5 * jax.random.normal(keys[2], (batch, 3))
+
+
+def _curve(label: str, x: Any, y: Any, kind: Any = "measured") -> Curve:
+    return Curve(label, list(x), list(y), kind)
 
 
 def _flat(found) -> np.ndarray:
