@@ -7,6 +7,7 @@ tyro's own rules would repeat Python's messages ("invalid literal for int() with
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+from ..systems import Convolution
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -69,6 +70,48 @@ def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
             str(w) for pair in value.items() for w in pair
         ],
     )
+
+
+@NUMBERS.primitive_rule
+def _convolutions(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """tuple[Convolution, ...], each CHANNELS:KERNEL[:POOL][:sSTRIDE][:pPADDING]."""
+    if get_origin(info.type) is not tuple or get_args(info.type)[:1] != (Convolution,):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[CHANNELS:KERNEL[:POOL][:sSTRIDE][:pPADDING] ...]",
+        instance_from_str=lambda words: tuple(map(_convolution, words)),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [_written(item) for item in value],
+    )
+
+
+def _convolution(word: str) -> Convolution:
+    options: dict[str, Any] = {}
+    channels, _, rest = word.partition(":")
+    kernel, *parts = rest.split(":")
+    for part in parts:
+        number = part[1:].isdigit()
+        if part[:1] == "s" and number:
+            options["stride"] = int(part[1:])
+        elif part[:1] == "p" and number:
+            options["padding"] = int(part[1:])
+        else:
+            options["pool"] = part
+    if not (channels.isdigit() and kernel.isdigit()):
+        raise ValueError(
+            f"{word!r} is no convolution; write CHANNELS:KERNEL, e.g. 32:5, and where "
+            "wanted :max, :average or :softmax, :s2 (stride) and :p1 (padding)"
+        )
+    return Convolution(int(channels), int(kernel), **options)
+
+
+def _written(item: Convolution) -> str:
+    parts = [f"{item.channels}:{item.kernel}"]
+    parts += [item.pool] if item.pool else []
+    parts += [f"s{item.stride}"] if item.stride != 1 else []
+    parts += [f"p{item.padding}"] if item.padding else []
+    return ":".join(parts)
 
 
 def _parsed(word: str, kinds: tuple[Any, ...]) -> Any:

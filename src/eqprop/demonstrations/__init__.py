@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
-from . import _convolution
+from . import _convolution, _path
 from ._demonstration import (
     Curve as Curve,
     Demonstration as Demonstration,
     Panel as Panel,
 )
 
-DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {**_convolution.ITEMS}
+DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
+    **_path.ITEMS,
+    **_convolution.ITEMS,
+}
 """By name, `PAPER.claim`; each takes seconds to two minutes on two cores."""

@@ -77,8 +77,8 @@ def convolution() -> Demonstration:
         words=(
             f"Prototypical network: EP's update stays within {worst:.0f}° of BPTT's in "
             f"every layer and at every step, RMSE {min(rmse):.2f} to {max(rmse):.2f}. "
-            "Hopfield energy: the error falls as "
-            f"β^{orders['softmax'].measured:.2f} with softmax pooling and β^{orders['max'].measured:.2f} with max pooling, to "
+            f"Hopfield energy: the error falls as β^{orders['softmax'].measured:.2f} "
+            f"with softmax and β^{orders['max'].measured:.2f} with max pooling, to "
             f"{least:.0e} at β = {BETAS[0]:g}."
         ),
     )
@@ -101,8 +101,8 @@ def prototypical(x: Any, y: Any) -> list[dict[str, Any]]:
         activation=hard_sigmoid,
         initializer=fan_in_uniform,
     )
-    state = relax(net, x, Euler(1.0, 500)).state
-    steps = {"free": Euler(1.0, 0), "dt": 1.0, "steps": 10, "state": state}
+    state = relax(net, x, Euler(dt=1.0, steps=500)).state
+    steps = {"free": Euler(dt=1.0, steps=0), "dt": 1.0, "steps": 10, "state": state}
     ep = ep_process(net, SquaredError(), x, y, beta=0.02, **steps).grads.weights
     bptt = bptt_process(net, SquaredError(), x, y, **steps).grads.weights
     found = []
@@ -122,7 +122,7 @@ def hopfield(pool: Any, x: Any, y: Any) -> np.ndarray:
         activation=shifted_sigmoid,
         initializer=fan_in_uniform,
     )
-    settle, cost = Euler(0.3, 1000, 1e-13), SquaredError()
+    settle, cost = Euler(dt=0.3, steps=1000, tol=1e-13), SquaredError()
     exact = ImplicitDifferentiation(settle)(net, cost, x, y).grads
     errors = []
     for beta in BETAS:

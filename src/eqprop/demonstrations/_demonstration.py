@@ -17,8 +17,8 @@ class Curve:
     """Numbers y over x; `kind` says whether they were measured or are expected."""
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
     kind: Literal["measured", "expected", "other"] = "measured"
 
     def __post_init__(self):

@@ -17,6 +17,9 @@ from ._asymmetric import (
 from ._backpropagation_through_time import (
     BackpropagationThroughTime as BackpropagationThroughTime,
 )
+from ._continual import (
+    ContinualEquilibriumPropagation as ContinualEquilibriumPropagation,
+)
 from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
     Nudging as Nudging,
@@ -33,3 +36,11 @@ from ._recurrent_backpropagation import (
     RecurrentBackpropagation as RecurrentBackpropagation,
 )
 from ._settle import settle as settle
+from ._spike_timing import (
+    PlasticityRule as PlasticityRule,
+    SpikeTimingDependentPlasticity as SpikeTimingDependentPlasticity,
+)
+from ._vector_field import (
+    KolenPollackEquilibriumPropagation as KolenPollackEquilibriumPropagation,
+    VectorFieldEquilibriumPropagation as VectorFieldEquilibriumPropagation,
+)

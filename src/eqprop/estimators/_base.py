@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
@@ -117,6 +118,14 @@ class AbstractEstimator(eqx.Module):
 
     def check(self, gradient: Gradient) -> None:
         """Raise if the gradient must not be used; outside of `jax.jit` only."""
+
+    def check_optimizer(
+        self, optimizer: optax.GradientTransformation, params: PyTree[Array]
+    ) -> None:
+        """Raise if the rule's gradients mean nothing to that optimizer.
+
+        `params` are the parameters of the pair (system, cost).
+        """
 
 
 def weighted_mean(

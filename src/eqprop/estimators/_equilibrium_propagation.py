@@ -98,15 +98,22 @@ class EquilibriumPropagation(AbstractEstimator):
             phases = nudged.state
         x, y, start = replace_ignored((x, y, free.state), weight)
         phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
-        grads, cost_grads = _contrast(system, cost, x, y, start, phases, betas, weight)
+        potential = self.contrasts_potential(system)
+        grads, cost_grads = _contrast(
+            *(system, cost, x, y, start, phases, betas, weight, potential)
+        )
         loss = jax.vmap(lambda s, y: cost(system.readout(s), y))(start, y)
         return Gradient(
             loss=weighted_mean(loss, weight),
             grads=grads,
             cost_grads=cost_grads,
             equilibrium=free,
-            stats=_stats(self.nudging, system, nudged),
+            stats=_stats(self.nudging, potential, nudged),
         )
+
+    def contrasts_potential(self, system: AbstractSystem) -> bool:
+        """Whether the phases' potentials are contrasted, or paper C's rule is used."""
+        return has_potential(system)
 
     def _betas(self, key) -> Float[Array, " phases"]:
         beta = jnp.asarray(self.beta)
@@ -131,11 +138,14 @@ def _contrast(
     phases: State,
     betas: Float[Array, "two"],
     weight: Float[Array, " batch"] | None,
+    potential: bool | None = None,
 ) -> tuple[Any, Any]:
     """∂/∂θ of Σ_phases ±F/(β₂ − β₁), the states held fixed.
 
-    `phases` holds the states at β₂ and β₁ = `betas` on a leading axis of two.
+    `phases` holds the states at β₂ and β₁ = `betas` on a leading axis of two;
+    `potential` says whether to contrast one (`None`: where the system has one).
     """
+    potential = has_potential(system) if potential is None else potential
     width = betas[0] - betas[1]
     signs = jnp.array([1, -1], width.dtype) / width
     drift = jax.tree.map(lambda s: (s[0] - s[1]) / width, phases)
@@ -146,14 +156,14 @@ def _contrast(
 
         def total(sign, beta, s, x, y) -> Scalar:
             value = beta * cost(system.readout(s), y)
-            if has_potential(system):
+            if potential:
                 value = value + system.potential(x, s)
             return sign * value
 
         over_batch = jax.vmap(total, in_axes=(None, None, 0, 0, 0))
         over_phases = jax.vmap(over_batch, in_axes=(0, 0, 0, None, None))
         values = jnp.sum(over_phases(signs, betas, phases, x, y), axis=0)
-        if not has_potential(system):
+        if not potential:
             values = values - jax.vmap(_along(system))(x, start, drift)
         return weighted_mean(values, weight)
 
@@ -171,8 +181,8 @@ def _along(system: AbstractSystem):
     return product
 
 
-def _stats(nudging: str, system: AbstractSystem, nudged: Equilibrium) -> Stats:
-    contrast = "potential" if has_potential(system) else "vector-field rule"
+def _stats(nudging: str, potential: bool, nudged: Equilibrium) -> Stats:
+    contrast = "potential" if potential else "vector-field rule"
     return Stats(
         rule=f"equilibrium propagation, {nudging}, {contrast}",
         values={

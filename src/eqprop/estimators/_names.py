@@ -10,15 +10,25 @@ from ._asymmetric import (
 )
 from ._backpropagation_through_time import BackpropagationThroughTime
 from ._base import AbstractEstimator
+from ._continual import ContinualEquilibriumPropagation
 from ._equilibrium_propagation import EquilibriumPropagation
 from ._holomorphic import HolomorphicEquilibriumPropagation
 from ._implicit_differentiation import ImplicitDifferentiation
 from ._recurrent_backpropagation import RecurrentBackpropagation
+from ._spike_timing import SpikeTimingDependentPlasticity
+from ._vector_field import (
+    KolenPollackEquilibriumPropagation,
+    VectorFieldEquilibriumPropagation,
+)
 
 ESTIMATORS: dict[str, type[AbstractEstimator]] = {
     "ep": EquilibriumPropagation,
     "asym": AsymmetricEquilibriumPropagation,
     "dyadic": DyadicEquilibriumPropagation,
+    "cep": ContinualEquilibriumPropagation,
+    "stdp": SpikeTimingDependentPlasticity,
+    "vf": VectorFieldEquilibriumPropagation,
+    "kp": KolenPollackEquilibriumPropagation,
     "holomorphic": HolomorphicEquilibriumPropagation,
     "rbp": RecurrentBackpropagation,
     "bptt": BackpropagationThroughTime,

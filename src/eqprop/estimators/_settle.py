@@ -17,7 +17,9 @@ from ..relaxations._base import Equilibrium, relax
 from ..systems import _check
 from ..systems._base import AbstractSystem, Block, State, has_potential
 from ._base import AbstractEstimator
+from ._continual import ContinualEquilibriumPropagation
 from ._step import inner, norm
+from ._vector_field import KolenPollackEquilibriumPropagation
 
 
 def settle(
@@ -49,6 +51,14 @@ def settle(
         raise ValueError(
             f"adjoint is a {type(adjoint).__name__}; give an estimator, e.g. "
             "ep.EquilibriumPropagation(free=…, nudged=…, beta=0.1)"
+        )
+    if isinstance(
+        adjoint, ContinualEquilibriumPropagation | KolenPollackEquilibriumPropagation
+    ):
+        raise ValueError(
+            f"adjoint is a {type(adjoint).__name__}, which moves parameters or decays "
+            "them and so gives no gradient of the loss above the layer; use e.g. "
+            "ep.EquilibriumPropagation or ep.VectorFieldEquilibriumPropagation"
         )
     _check.batch_size(x=x)
     return _settle((system, x), adjoint, state, key)

@@ -49,6 +49,20 @@ def error_signal(system: AbstractSystem, cost: Any, s: State, y: Any) -> State:
     return state_gradient(lambda u: cost_of(system, cost, u, y), s)
 
 
+def mean_cost(
+    model: Any, y: Any, state: State, weight: Float[Array, " batch"] | None
+) -> tuple[Scalar, Any]:
+    """Mean over the batch of C at these states, and its ∂/∂θ; model: (system, cost)."""
+
+    @eqx.filter_value_and_grad
+    def mean(model):
+        system, cost = model
+        values = jax.vmap(lambda s, y: cost_of(system, cost, s, y))(state, y)
+        return weighted_mean(values, weight)
+
+    return mean(model)
+
+
 def through_step(
     system: AbstractSystem,
     cost: Any,

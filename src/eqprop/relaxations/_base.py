@@ -77,16 +77,22 @@ class AbstractRelaxation(eqx.Module):
     ) -> tuple[State, Float[Array, ""]]:
         """One step of one example: the next state and the residual of the step."""
 
+    def step_number(
+        self, t: Any, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
+    ) -> tuple[State, Float[Array, ""]]:
+        """Step t = 0, 1, … of one example, with a key of its own, in the dtype of s."""
+        step_key = None if key is None else jax.random.fold_in(key, t)
+        moved, residual = self.step(dynamics, s, step_key)
+        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, s)
+        return moved, residual
+
     def settle(
         self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
     ) -> Equilibrium:
         """Step one example until it has settled or the steps have run out."""
 
         def step(state, t):
-            step_key = None if key is None else jax.random.fold_in(key, t)
-            moved, residual = self.step(dynamics, state, step_key)
-            moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, state)
-            return moved, residual
+            return self.step_number(t, dynamics, state, key)
 
         if self.steps == 0:
             # Nothing moves; the residual is that of the step that would be taken.

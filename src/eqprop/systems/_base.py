@@ -56,6 +56,10 @@ class AbstractSystem(eqx.Module):
     - `potential(x, s) -> scalar`: the function EP contrasts.  A system without one
       learns by the vector-field rule.
     - `blocks() -> sequence of Block`: what `Sweep` relaxes in turn.
+    - `rates(s)` and `synapses(x, rates) -> scalar`, bilinear in x and the rates r:
+      the parameters are in the potential as −synapses(x, rates(s)), and nowhere else.
+    - `reciprocal() -> (forward, backward)`: parameters that are counterparts of each
+      other, in two sequences that match.
     """
 
     @abc.abstractmethod

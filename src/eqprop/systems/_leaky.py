@@ -65,6 +65,10 @@ class LeakyIntegrator(Layered, AbstractVectorField):
         """B_{k+1}, not the transposed forward weights."""
         return self.backward[k]
 
+    def reciprocal(self) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """The pairs W_n and B_n, from the second layer on."""
+        return self.weights[1:], self.backward
+
     def velocity(self, x: Input, s: Layers) -> Layers:
         rates = s if self.discrete else self.rates(s)
         drives = tuple(self.drive(x, rates, k) for k in range(len(s)))

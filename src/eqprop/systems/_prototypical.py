@@ -31,6 +31,10 @@ class PrototypicalNetwork(Layered, AbstractMap):
     def __init__(self, sizes: Sizes, *, key: PRNGKeyArray, **options: Unpack[Options]):
         super().__init__(sizes, key=key, **options)
 
+    def rates(self, s: Layers) -> Layers:
+        """The states themselves: each is a σ of its drive already."""
+        return s
+
     def primitive(self, x: Input, s: Layers) -> Scalar:
         return self.synapses(x, s)
 

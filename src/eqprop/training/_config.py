@@ -17,6 +17,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..estimators import AbstractEstimator, ESTIMATORS
 from ..relaxations import Euler, Sweep
+from ..systems import Convolution
 from ._models import Hopfield, Model
 from ._optimizer import check_counts, Optimizer
 
@@ -74,6 +75,7 @@ class Config:
 
 _TYPES = (
     Config,
+    Convolution,
     Euler,
     Optimizer,
     Sweep,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..relaxations import AbstractRelaxation, initial_state, Status, relax
+from ..systems._parameters import parameter_name
 from ._loop import Trainer, TrainState
-from ._optimizer import parameter_name
 
 
 class TrainingDiverged(RuntimeError):

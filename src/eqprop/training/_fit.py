@@ -129,6 +129,8 @@ def make_trainer(
         steps = epochs * -(-examples // batch_size)
         optimizer = optimizer.build((system, cost), steps)
     _check_optimizer(optimizer, (system, cost))
+    trained = eqx.filter((system, cost), eqx.is_inexact_array)
+    settings["estimator"].check_optimizer(optimizer, trained)
     trainer = Trainer(
         optimizer=optimizer, splits=present, batch_size=batch_size, **settings
     )

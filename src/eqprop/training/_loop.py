@@ -22,7 +22,7 @@ from ..costs import outputs_of
 from ..estimators import AbstractEstimator
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..systems import AbstractSystem
-from ._optimizer import parameter_name
+from ..systems._parameters import parameter_name
 
 CHUNK_SECONDS = 0.4
 EVALUATION_BATCH = 500

@@ -31,6 +31,8 @@ class LayeredModel:
 
     hidden: tuple[int, ...] = (500,)
     """units of each hidden layer, input side first, after the convolutions"""
+    convolutions: tuple[systems.Convolution, ...] = ()
+    """convolutional layers on an image, e.g. 32:5:max (channels:kernel:pool)"""
     activation: ActivationName = "hard-sigmoid"
     """ρ of the hidden layers"""
     output: ActivationName = "hard-sigmoid"
@@ -86,21 +88,35 @@ class LayeredModel:
         elif self.gain is not None:
             initializer = systems.gain_uniform(self.gain)
         options: Options = {
-            "key": key,
             "activation": ACTIVATIONS[self.activation],
             "output": ACTIVATIONS[self.output],
             "initializer": initializer,
         }
-        sizes = (math.prod(input_shape), *self.hidden)
+        inputs: Any = math.prod(input_shape)
+        if self.convolutions:
+            inputs = self._image(input_shape)
+        sizes = (inputs, *self.convolutions, *self.hidden)
         if self.cost != "softmax-readout":
-            return self.network((*sizes, outputs), options), COSTS[self.cost]
+            return self.network((*sizes, outputs), key, options), COSTS[self.cost]
         # The last hidden layer is read by the softmax layer, and keeps its own ρ.
-        options["key"], readout_key = jax.random.split(key)
+        key, readout_key = jax.random.split(key)
         options["output"] = options["activation"]
-        readout = costs.SoftmaxReadout(sizes[-1], outputs, key=readout_key)
-        return self.network(sizes, options), readout
+        readout = costs.SoftmaxReadout(self.hidden[-1], outputs, key=readout_key)
+        return self.network(sizes, key, options), readout
 
-    def network(self, sizes: Any, options: Options) -> systems.AbstractSystem:
+    def _image(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(height, width, channels) of an example, its one channel added."""
+        if len(shape) not in (2, 3):
+            raise ValueError(
+                f"model.convolutions need images, and an example has shape {shape}; "
+                "use --no-flatten with data of shape [N, height, width] or [N, height, "
+                "width, channels]"
+            )
+        return (*shape, 1)[:3]
+
+    def network(
+        self, sizes: Any, key: PRNGKeyArray, options: Options
+    ) -> systems.AbstractSystem:
         """The system of these sizes."""
         raise NotImplementedError
 
@@ -109,16 +125,16 @@ class LayeredModel:
 class Hopfield(LayeredModel):
     """Paper A's layered Hopfield network."""
 
-    def network(self, sizes, options):
-        return systems.HopfieldEnergy(sizes, **options)
+    def network(self, sizes, key, options):
+        return systems.HopfieldEnergy(sizes, key=key, **options)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prototypical(LayeredModel):
     """Paper D's network with σ outside of Φ; its steps are those of dt = 1."""
 
-    def network(self, sizes, options):
-        return systems.PrototypicalNetwork(sizes, **options)
+    def network(self, sizes, key, options):
+        return systems.PrototypicalNetwork(sizes, key=key, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +147,9 @@ class Leaky(LayeredModel):
     discrete: bool = False
     """s ← ρ(drive) at steps of dt = 1"""
 
-    def network(self, sizes, options):
+    def network(self, sizes, key, options):
         return systems.LeakyIntegrator(
-            sizes, angle=self.angle, discrete=self.discrete, **options
+            sizes, key=key, angle=self.angle, discrete=self.discrete, **options
         )
 
 

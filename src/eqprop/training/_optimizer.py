@@ -6,11 +6,11 @@ import inspect
 import math
 from typing import Any, Literal
 
-import equinox as eqx
-import jax
 import numpy as np
 import optax
 from jaxtyping import PyTree
+
+from ..systems._parameters import by_layer, parameter_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +51,11 @@ class Optimizer:
     def build(self, model: PyTree, steps: int) -> optax.GradientTransformation:
         """The transformation for the parameters of `model` and `steps` updates."""
         groups = parameter_groups(model)
-        names = list(dict.fromkeys(jax.tree.leaves(groups)))
-        if len(self.lr) not in (1, len(names)):
-            raise ValueError(
-                f"optimizer.lr has {len(self.lr)} values; give one for all, or one "
-                f"for each of the {len(names)} layers: {', '.join(names)}"
-            )
+        rates = by_layer("optimizer.lr", self.lr, groups)
         if len(self.lr) == 1:
             return self._one(self.lr[0], steps)
         return optax.multi_transform(
-            {
-                name: self._one(lr, steps)
-                for name, lr in zip(names, self.lr, strict=True)
-            },
-            groups,
+            {name: self._one(lr, steps) for name, lr in rates.items()}, groups
         )
 
     def _one(self, lr: float, steps: int) -> optax.GradientTransformation:
@@ -93,35 +84,6 @@ def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
     # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
     if seed >= 2**32:
         raise ValueError(f"seed is {seed}; it must be below 2**32")
-
-
-def parameter_groups(model: PyTree) -> PyTree[str]:
-    """The layer of each parameter, as a tree of names, in the order of the layers.
-
-    The first index on the path to a parameter is its layer (`.weights[0]` and
-    `.biases[0]` share layer 0); a parameter without an index is a layer of its own.
-    """
-    params = eqx.filter(model, eqx.is_inexact_array)
-
-    def name(path, _):
-        for entry in path[1:]:
-            if isinstance(entry, jax.tree_util.SequenceKey):
-                return f"{_root(path)}layer {entry.idx + 1}"
-        return parameter_name(path)
-
-    return jax.tree_util.tree_map_with_path(name, params)
-
-
-def parameter_name(path: tuple[Any, ...]) -> str:
-    """`weights[0]` for a parameter of the system, `cost.weight` for one of the cost.
-
-    `path` leads through the pair `(system, cost)`.
-    """
-    return _root(path) + jax.tree_util.keystr(path[1:]).lstrip(".")
-
-
-def _root(path: tuple[Any, ...]) -> str:
-    return "cost." if path[0].idx == 1 else ""
 
 
 def _finite(value: Any) -> bool:

@@ -1,0 +1,154 @@
+"""Continual EP: the parameters move at every step of the nudged phase.
+
+With F = potential + β cost and s_{t+1} the step from s_t under θ_t (Ernoult et al.
+2020, arXiv 2005.04168),
+
+    θ_{t+1} = θ_t − η (1/β) (∂F/∂θ(s_{t+1}) − ∂F/∂θ(s_t)),  both at θ_t,
+
+mean over the batch, and −(∂velocity/∂θ(s_t))ᵀ (s_{t+1} − s_t) in place of potential
+differences where there is no potential (its C-VF).  The first step adds ∂C/∂θ(s⁰), so
+that for η → 0 the sum telescopes to EP's contrast.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree, Scalar
+
+from ..systems._base import has_potential
+from ..systems._parameters import by_layer, parameter_groups
+from ._base import Gradient, replace_ignored, Stats, weighted_mean
+from ._equilibrium_propagation import _along, _stats, Nudging
+from ._path import NudgedPath, PathRule
+from ._step import cost_of, mean_cost
+
+
+class ContinualEquilibriumPropagation(PathRule):
+    """C-EP: local in time as in space; the path's end θ_K is what plain SGD reaches.
+
+    The gradient is (θ_0 − θ_K)/η: it is meant for `ep.Optimizer("sgd", (η,))` with η
+    the same `learning_rate`, and training with any other optimizer is refused.  As
+    η → 0 each step's update is EP's, and as β → 0 also BPTT's.
+
+    **Arguments:**
+
+    - `free`, `nudged`, `beta`: as for `EquilibriumPropagation`; the nudged phase is
+      repeated steps (`ep.Euler`, `ep.Sweep`).
+    - `nudging`: `"one-sided"` or `"random-sign"`.
+    - `learning_rate`: η, one number or one for each layer, positive.
+    """
+
+    nudging: Nudging = "one-sided"
+    """β against 0, or ±β at random against 0"""
+    learning_rate: float | tuple[float, ...] = 0.05
+    """η of every step: one, or one per layer from the input side on"""
+
+    def __check_init__(self):
+        if self.nudging == "centered":
+            raise ValueError(
+                "nudging is 'centered'; two paths cannot both move the parameters: "
+                "choose 'one-sided' or 'random-sign'"
+            )
+        for rate in self._rates or (None,):
+            number = isinstance(rate, int | float | np.number | None)
+            if number and not (rate is not None and 0 < rate < float("inf")):
+                raise ValueError(
+                    f"learning_rate is {self.learning_rate}; it must be positive and "
+                    "finite, one number or one for each layer, e.g. 0.05"
+                )
+
+    @property
+    def _rates(self) -> tuple[Any, ...]:
+        rate = self.learning_rate
+        return tuple(rate) if isinstance(rate, tuple | list) else (rate,)
+
+    def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
+        nudged_key, sign_key = keys
+        beta = self._betas(sign_key)[0]
+        x, y, start = replace_ignored((x, y, free.state), weight)
+        model = (system, cost)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        rates = self._rates_of(params)
+
+        def learn(total):
+            return jax.tree.map(
+                lambda p, eta, d: (p - eta * d).astype(p.dtype), params, rates, total
+            )
+
+        def increment(model, before, after):
+            return _difference(model, x, y, before, after, beta, weight)
+
+        loss, first = mean_cost(model, y, start, weight)
+        path = NudgedPath(self.nudged, model, x, y, start, beta, nudged_key)
+        nudged, total = path.accumulate(first, increment, learn, self.recorded)
+        phases = jax.tree.map(lambda leaf: leaf[None], nudged)
+        measured = _stats(self.nudging, has_potential(system), phases)
+        stats = Stats(f"continual {measured['rule']}", measured.values)
+        grads, cost_grads = total
+        return Gradient(loss, grads, cost_grads, free, stats)
+
+    def _rates_of(self, params: PyTree) -> PyTree:
+        """η of every parameter."""
+        groups = parameter_groups(params)
+        rates = by_layer("learning_rate", self._rates, groups)
+        return jax.tree.map(lambda name: rates[name], groups)
+
+    def check_optimizer(self, optimizer, params) -> None:
+        rates = self._rates_of(params)
+        state = optimizer.init(params)
+        plain = not jax.tree.leaves(eqx.filter(state, eqx.is_array))
+        # Two sizes of gradient, so that a clip shows too.
+        for number, size in enumerate((1.0, 1e6)):
+            grads = _drawn(params, number, size)
+            updates, state = optimizer.update(grads, state, params)
+            plain &= _is_step(updates, grads, rates)
+        if not plain:
+            names = ", ".join(str(rate) for rate in self._rates)
+            raise ValueError(
+                "the optimizer is not plain SGD at the rule's own learning_rate "
+                f"{self.learning_rate}; continual EP has already moved the parameters "
+                f"at that rate: use ep.Optimizer('sgd', ({names},)) without momentum, "
+                "schedule or decay, or change estimator.learning_rate"
+            )
+
+
+def _difference(model, x, y, before, after, beta, weight) -> PyTree:
+    """(1/β)(∂F/∂θ(s_{t+1}) − ∂F/∂θ(s_t)), mean over the batch."""
+
+    @eqx.filter_grad
+    def gradient(model):
+        system, cost = model
+
+        def one(x, y, s, moved) -> Scalar:
+            value = cost_of(system, cost, moved, y) - cost_of(system, cost, s, y)
+            if has_potential(system):
+                change = system.potential(x, moved) - system.potential(x, s)
+                return value + change / beta
+            drift = jax.tree.map(lambda a, b: (a - b) / beta, moved, s)
+            return value - _along(system)(x, s, drift)
+
+        return weighted_mean(jax.vmap(one)(x, y, before, after), weight)
+
+    return gradient(model)
+
+
+def _drawn(params: PyTree, seed: int, size: float) -> PyTree:
+    """Random gradients for these parameters."""
+    draw = np.random.default_rng(seed).normal
+    return jax.tree.map(
+        lambda p: jnp.asarray(size * draw(size=p.shape), p.dtype), params
+    )
+
+
+def _is_step(updates: PyTree, grads: PyTree, rates: PyTree) -> bool:
+    """Whether updates are −η g, to rounding."""
+
+    def same(update, grad, rate):
+        rounding = 8 * float(jnp.finfo(grad.dtype).eps)
+        step = -float(rate) * np.asarray(grad)
+        return np.allclose(np.asarray(update), step, rtol=rounding, atol=0)
+
+    return all(jax.tree.leaves(jax.tree.map(same, updates, grads, rates)))

@@ -1,0 +1,49 @@
+"""Names and layers of the parameters of a pair (system, cost)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+
+def parameter_groups(model: PyTree) -> PyTree[str]:
+    """The layer of each parameter, as a tree of names, in the order of the layers.
+
+    The first index on the path to a parameter is its layer (`.weights[0]` and
+    `.biases[0]` share layer 0); a parameter without an index is a layer of its own.
+    """
+    params = eqx.filter(model, eqx.is_inexact_array)
+
+    def name(path, _):
+        for entry in path[1:]:
+            if isinstance(entry, jax.tree_util.SequenceKey):
+                return f"{_root(path)}layer {entry.idx + 1}"
+        return parameter_name(path)
+
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
+def by_layer(what: str, values: Sequence[Any], groups: PyTree[str]) -> dict[str, Any]:
+    """One of the `values` for each layer of `parameter_groups`; one is for all."""
+    names = list(dict.fromkeys(jax.tree.leaves(groups)))
+    if len(values) not in (1, len(names)):
+        raise ValueError(
+            f"{what} has {len(values)} values; give one for all, or one for each of "
+            f"the {len(names)} layers: {', '.join(names)}"
+        )
+    each = values if len(values) == len(names) else [values[0]] * len(names)
+    return dict(zip(names, each, strict=True))
+
+
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """`weights[0]` for a parameter of the system, `cost.weight` for one of the cost.
+
+    `path` leads through the pair `(system, cost)`.
+    """
+    return _root(path) + jax.tree_util.keystr(path[1:]).lstrip(".")
+
+
+def _root(path: tuple[Any, ...]) -> str:
+    return "cost." if path[0].idx == 1 else ""
