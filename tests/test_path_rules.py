@@ -499,7 +499,7 @@ def test_the_claims_hold(name):
 
 def test_kolen_pollack_aligns_the_weights():
     """A short training: the angle falls, and W − B shrinks as it should."""
-    found = kolen_pollack(epochs=4, examples=200, decay=0.5)
+    found = kolen_pollack(epochs=4, examples=200, decay=1.0)
     assert found.findings["gap_deviation"] < 0.01
     kp, vf = (found.findings[f"angle_{n}"] for n in ("kolen_pollack", "vector_field"))
     assert kp < 60 < vf
