@@ -13,6 +13,9 @@ from .estimators import (
     AdjointNotConverged as AdjointNotConverged,
     AsymmetricEquilibriumPropagation as AsymmetricEquilibriumPropagation,
     BackpropagationThroughTime as BackpropagationThroughTime,
+    Clamped as Clamped,
+    ContrastiveHebbianLearning as ContrastiveHebbianLearning,
+    CoupledLearning as CoupledLearning,
     DyadicEquilibriumPropagation as DyadicEquilibriumPropagation,
     EquilibriumPropagation as EquilibriumPropagation,
     Gradient as Gradient,
@@ -62,6 +65,7 @@ from .systems import (
     shifted_sigmoid as shifted_sigmoid,
     tanh as tanh,
     toy_network as toy_network,
+    XieSeungEnergy as XieSeungEnergy,
 )
 from .training import (
     Config as Config,

@@ -24,7 +24,9 @@ from ._console import (
 from ._progress import Progress
 
 FEW_SETTLED = 0.5
-Rule = Literal["ep", "asym", "dyadic", "holomorphic", "rbp", "bptt", "implicit"]
+Rule = Literal[
+    "ep", "asym", "dyadic", "holomorphic", "chl", "coupled", "rbp", "bptt", "implicit"
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,11 @@ from ._asymmetric import (
 from ._backpropagation_through_time import (
     BackpropagationThroughTime as BackpropagationThroughTime,
 )
+from ._clamped import Clamped as Clamped
+from ._contrastive import (
+    ContrastiveHebbianLearning as ContrastiveHebbianLearning,
+    CoupledLearning as CoupledLearning,
+)
 from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
     Nudging as Nudging,

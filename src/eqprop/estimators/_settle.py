@@ -17,6 +17,7 @@ from ..relaxations._base import Equilibrium, relax
 from ..systems import _check
 from ..systems._base import AbstractSystem, Block, State, has_potential
 from ._base import AbstractEstimator
+from ._contrastive import AbstractClampedContrast
 from ._step import inner, norm
 
 
@@ -43,12 +44,18 @@ def settle(
 
     **Returns:** the batched state; use `system.readout` under `jax.vmap` on it.
 
-    **Raises:** `ValueError` if shapes do not agree or `adjoint` is no estimator.
+    **Raises:** `ValueError` if shapes do not agree or `adjoint` is no estimator, or
+        one that clamps.
     """
     if not isinstance(adjoint, AbstractEstimator):
         raise ValueError(
             f"adjoint is a {type(adjoint).__name__}; give an estimator, e.g. "
             "ep.EquilibriumPropagation(free=…, nudged=…, beta=0.1)"
+        )
+    if isinstance(adjoint, AbstractClampedContrast):
+        raise ValueError(
+            f"adjoint is {type(adjoint).__name__}, which holds outputs at targets; a "
+            "layer has none. Use ep.EquilibriumPropagation"
         )
     _check.batch_size(x=x)
     return _settle((system, x), adjoint, state, key)
