@@ -5,7 +5,8 @@ at (1 − β) o + β y, coupled learning (Stern et al. 2021; Scellier et al. 202
 
     [∂E/∂θ(s^{β₂}) − ∂E/∂θ(s^{β₁})] / (β₂ − β₁),     E = potential.
 
-It is the gradient of [E(s^{β₂}) − E(s^{β₁})] / (β₂ − β₁) with the held values fixed.
+It is the gradient of [E(s^{β₂}) − E(s^{β₁})] / (β₂ − β₁) with the held values fixed
+(for a primitive Φ with E = ½‖s‖² − Φ; for a map that is not ∂Φ/∂s of no scalar).
 Contrastive Hebbian learning (Movellan 1990; paper A, eqs 27–32) is β = 1 against 0:
 its objective J = E(s^∞) − E(s⁰) is negative where the clamped phase finds a mode of
 lower energy, and then says nothing of the cost.
@@ -21,14 +22,21 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Dynamics, Equilibrium
 from ..systems import _check
-from ..systems._base import AbstractSystem, has_potential
+from ..systems._base import (
+    AbstractMap,
+    AbstractPrimitive,
+    AbstractSystem,
+    has_potential,
+    State,
+)
 from ._base import AbstractEstimator, Gradient, replace_ignored, Stats, weighted_mean
 from ._clamped import check_selection, Clamped
 from ._equilibrium_propagation import _contrast, check_beta, check_phases
+from ._step import inner
 
 
 class AbstractClampedContrast(AbstractEstimator):
@@ -63,8 +71,8 @@ class AbstractClampedContrast(AbstractEstimator):
             phases = jax.tree.map(
                 lambda a, b: jnp.concatenate([a, b[None]]), phases, free.state
             )
-        potential = system.potential  # type: ignore[attr-defined]
-        energy = jax.vmap(jax.vmap(potential), (None, 0))(x, phases)
+        over_batch = jax.vmap(_energy, (None, 0, 0))
+        energy = jax.vmap(over_batch, (None, None, 0))(system, x, phases)
         values = {
             "clamped_steps": settled.steps,
             "clamped_residual": settled.residual,
@@ -185,6 +193,14 @@ class CoupledLearning(AbstractClampedContrast):
 
     def rule(self):
         return f"coupled learning, {self.nudging}"
+
+
+def _energy(system: AbstractSystem, x: Any, s: State) -> Scalar:
+    """What the dynamics lowers: the potential, which for a primitive lacks ½‖s‖²."""
+    energy = system.potential(x, s)  # type: ignore[attr-defined]
+    if isinstance(system, AbstractPrimitive | AbstractMap):
+        energy = energy + 0.5 * inner(s, s)
+    return energy
 
 
 def _nothing(prediction: Array, y: Array) -> float:
