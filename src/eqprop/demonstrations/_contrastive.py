@@ -243,7 +243,7 @@ def coupled() -> Demonstration:
 
 def xie_seung() -> Demonstration:
     """Paper A, eqs 33–35: CHL tends to backpropagation as the feedback vanishes."""
-    gammas = (0.3, 0.1, 0.03, 0.01)
+    gammas = (0.1, 0.03, 0.01)
     errors: dict[str, list[float]] = {"hard sigmoid": [], "tanh": []}
     angles: dict[str, list[float]] = {"hard sigmoid": [], "tanh": []}
     with jax.enable_x64(True):
@@ -326,11 +326,9 @@ def _feedback(sizes, gamma: float, activation) -> XieSeungEnergy:
         output=identity,
         initializer=fan_in_uniform,
     )
-    weights = tuple(0.3 * weight for weight in network.weights[:-1])
-    biases = tuple(0 * bias + 0.5 for bias in network.biases[:-1])
-    return eqx.tree_at(
-        lambda n: (n.weights[:-1], n.biases[:-1]), network, (weights, biases)
-    )
+    weights = (*(0.3 * weight for weight in network.weights[:-1]), network.weights[-1])
+    biases = (*(0 * bias + 0.5 for bias in network.biases[:-1]), network.biases[-1])
+    return eqx.tree_at(lambda n: (n.weights, n.biases), network, (weights, biases))
 
 
 def _network(sizes) -> tuple[HopfieldEnergy, Array, Array]:
