@@ -58,7 +58,7 @@ class TwoModes(AbstractEnergy):
 
 def two_modes(steps: int = 40, target: float = -0.8) -> dict[str, dict[str, Any]]:
     """Gradient descent by CHL and by EP: each rule's objective, and the cost."""
-    phase = Euler(0.2, 400)
+    phase = Euler(dt=0.2, steps=400)
     rules = {
         "chl": ContrastiveHebbianLearning(phase, phase),
         "ep": EquilibriumPropagation(phase, phase, 0.01),
@@ -98,7 +98,7 @@ def chl() -> Demonstration:
         and cost[-1] > 0.9 * cost[0]
         and ep[-1] < 0.01 * ep[0]
     )
-    steps = np.arange(len(ep))
+    steps: Any = np.arange(len(ep))
     return Demonstration(
         claim="CHL descends E(s^∞) − E(s⁰), which may be negative; EP descends a cost",
         source="paper A, eqs 27–32 and the comparison with CHL",
@@ -149,26 +149,29 @@ def coupled() -> Demonstration:
     with jax.enable_x64(True):
         network, x, y = _network((3, 6, 3))
         cost = SquaredError()
-        kinds = {
+        kinds: dict[str, tuple[int, Any]] = {
             "P-CpL": (1, "one-sided"),
             "N-CpL": (-1, "one-sided"),
             "C-CpL": (1, "centered"),
         }
-        rules: dict[str, Any] = {
-            name: lambda beta, sign=sign, nudging=nudging: CoupledLearning(
-                SWEEP, SWEEP, jnp.asarray(sign * beta), nudging
-            )
-            for name, (sign, nudging) in kinds.items()
-        }
-        pairs = {n: _directions(rule(0.5), network, x, y) for n, rule in rules.items()}
+
+        def coupled_rule(name: str, beta: float) -> CoupledLearning:
+            sign, nudging = kinds[name]
+            traced: Any = jnp.asarray(sign * beta)  # one compilation for all β
+            return CoupledLearning(SWEEP, SWEEP, traced, nudging)
+
+        pairs = {n: _directions(coupled_rule(n, 0.5), network, x, y) for n in kinds}
         exact = ImplicitDifferentiation(SWEEP)
         truth = _flat(exact(network, cost, x, y).grads)
         in_metric = (y, _stiffness(network, x))
         limit = _flat(exact(network, _metric, x, in_metric).grads)
-        betas = (0.5, 0.2, 0.1, 0.05, 0.02)
+        betas = (0.3, 0.1, 0.03, 0.01)
         grads = {
-            name: [_flat(rule(beta)(network, cost, x, y).grads) for beta in betas]
-            for name, rule in rules.items()
+            name: [
+                _flat(coupled_rule(name, beta)(network, cost, x, y).grads)
+                for beta in betas
+            ]
+            for name in kinds
         }
     errors = {
         name: [_relative(g, limit) for g in found] for name, found in grads.items()
@@ -199,7 +202,7 @@ def coupled() -> Demonstration:
                 "β",
                 "error to the gradient in the metric",
                 (
-                    *(Curve(name, betas, errors[name]) for name in rules),
+                    *(Curve(name, betas, errors[name]) for name in kinds),
                     Curve(
                         "slope 1",
                         betas,
@@ -217,9 +220,9 @@ def coupled() -> Demonstration:
             ),
             Panel(
                 "β",
-                "angle to the cost's gradient (degrees)",
+                "angle to the cost's gradient (°)",
                 (
-                    *(Curve(name, betas, angles[name]) for name in rules),
+                    *(Curve(name, betas, angles[name]) for name in kinds),
                     Curve("limit", betas, [final] * len(betas), "expected"),
                 ),
                 "x",
@@ -243,7 +246,7 @@ def coupled() -> Demonstration:
 
 def xie_seung() -> Demonstration:
     """Paper A, eqs 33–35: CHL tends to backpropagation as the feedback vanishes."""
-    gammas = (0.1, 0.03, 0.01)
+    gammas = (0.3, 0.1, 0.03, 0.01)
     errors: dict[str, list[float]] = {"hard sigmoid": [], "tanh": []}
     angles: dict[str, list[float]] = {"hard sigmoid": [], "tanh": []}
     with jax.enable_x64(True):
@@ -276,7 +279,7 @@ def xie_seung() -> Demonstration:
             ),
             Panel(
                 "feedback γ",
-                "angle to backpropagation's gradient (degrees)",
+                "angle to backpropagation (degrees)",
                 tuple(Curve(name, gammas, found) for name, found in angles.items()),
                 "xy",
             ),
