@@ -23,7 +23,8 @@ from zoo import (
 )
 
 import eqprop as ep
-from eqprop.demonstrations._contrastive import feed_forward, two_modes, TwoModes
+from eqprop.demonstrations._contrastive import two_modes, TwoModes
+from eqprop.demonstrations._xie_seung import feed_forward
 from eqprop.estimators import named_estimator
 from eqprop.training import config_from_json, config_to_json
 

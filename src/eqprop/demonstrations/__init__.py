@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
-from . import _contrastive
+from . import _contrastive, _xie_seung
 from ._demonstration import (
     Curve as Curve,
     Demonstration as Demonstration,
     Panel as Panel,
 )
 
-DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {**_contrastive.ITEMS}
+DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
+    **_contrastive.ITEMS,
+    **_xie_seung.ITEMS,
+}
 """By name, `PAPER.claim`; each takes seconds to two minutes on two cores."""

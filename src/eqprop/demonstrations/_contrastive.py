@@ -1,4 +1,4 @@
-"""Rules that clamp: CHL, coupled learning, and CHL in Xie & Seung's network."""
+"""Rules that clamp the outputs: CHL and coupled learning."""
 
 from typing import Any
 
@@ -22,11 +22,9 @@ from ..relaxations import Euler, relax, Sweep
 from ..systems import (
     AbstractEnergy,
     fan_in_uniform,
-    hard_sigmoid,
     HopfieldEnergy,
     identity,
     tanh,
-    XieSeungEnergy,
 )
 from ._demonstration import Curve, Demonstration, Panel
 
@@ -98,34 +96,10 @@ def chl() -> Demonstration:
         and cost[-1] > 0.9 * cost[0]
         and ep[-1] < 0.01 * ep[0]
     )
-    steps: Any = np.arange(len(ep))
     return Demonstration(
         claim="CHL descends E(s^∞) − E(s⁰), which may be negative; EP descends a cost",
         source="paper A, eqs 27–32 and the comparison with CHL",
-        panels=(
-            Panel(
-                "finite difference of E(s^∞) − E(s⁰)",
-                "CHL's gradient along the same direction",
-                (
-                    Curve("12 random directions", expected, slopes),
-                    Curve("equal", expected, expected, "expected"),
-                ),
-            ),
-            Panel(
-                "gradient step, energy with two modes",
-                "the rule's own objective",
-                (
-                    Curve("CHL: E(s^∞) − E(s⁰)", steps, objective),
-                    Curve("EP: C(s⁰)", steps, trained["ep"]["objective"]),
-                    Curve("zero", steps, 0 * steps, "other"),
-                ),
-            ),
-            Panel(
-                "gradient step, energy with two modes",
-                "cost of the free phase",
-                (Curve("CHL", steps, cost), Curve("EP", steps, ep)),
-            ),
-        ),
+        panels=_chl_panels(slopes, expected, trained),
         findings={
             "finite_difference_error": error,
             "objective_first": float(objective[0]),
@@ -140,6 +114,36 @@ def chl() -> Demonstration:
             f"modes the objective falls from {objective[0]:.2f} to {objective[-1]:.2f} "
             f"while the cost goes from {cost[0]:.2f} to {cost[-1]:.2f}; EP's cost "
             f"falls to {ep[-1]:.1e}."
+        ),
+    )
+
+
+def _chl_panels(slopes, expected, trained) -> tuple[Panel, ...]:
+    objective, cost = trained["chl"]["objective"], trained["chl"]["cost"]
+    ep = trained["ep"]["cost"]
+    steps: Any = np.arange(len(ep))
+    return (
+        Panel(
+            "finite difference of E(s^∞) − E(s⁰)",
+            "CHL's gradient along the same direction",
+            (
+                Curve("12 random directions", expected, slopes),
+                Curve("equal", expected, expected, "expected"),
+            ),
+        ),
+        Panel(
+            "gradient step, energy with two modes",
+            "the rule's own objective",
+            (
+                Curve("CHL: E(s^∞) − E(s⁰)", steps, objective),
+                Curve("EP: C(s⁰)", steps, trained["ep"]["objective"]),
+                Curve("zero", steps, 0 * steps, "other"),
+            ),
+        ),
+        Panel(
+            "gradient step, energy with two modes",
+            "cost of the free phase",
+            (Curve("CHL", steps, cost), Curve("EP", steps, ep)),
         ),
     )
 
@@ -184,50 +188,11 @@ def coupled() -> Demonstration:
     )
     off = max(abs(orders[name] / promised[name] - 1) for name in orders)
     final = _angle(limit, truth)
-    centered = errors["C-CpL"]
     return Demonstration(
         claim="coupled learning descends its own contrast; for small β this is the "
         "cost's gradient in the metric of the outputs' stiffness",
         source="Stern et al. 2021; Scellier et al. 2023, section 3",
-        panels=(
-            Panel(
-                "finite difference of the contrast, β = 0.5",
-                "gradient along the same direction",
-                (
-                    *(Curve(name, b, a) for name, (a, b) in pairs.items()),
-                    Curve("equal", pairs["P-CpL"][1], pairs["P-CpL"][1], "expected"),
-                ),
-            ),
-            Panel(
-                "β",
-                "error to the gradient in the metric",
-                (
-                    *(Curve(name, betas, errors[name]) for name in kinds),
-                    Curve(
-                        "slope 1",
-                        betas,
-                        [2 * errors["P-CpL"][-1] * b / betas[-1] for b in betas],
-                        "expected",
-                    ),
-                    Curve(
-                        "slope 2",
-                        betas,
-                        [centered[-1] / 2 * (b / betas[-1]) ** 2 for b in betas],
-                        "expected",
-                    ),
-                ),
-                "xy",
-            ),
-            Panel(
-                "β",
-                "angle to the cost's gradient (°)",
-                (
-                    *(Curve(name, betas, angles[name]) for name in kinds),
-                    Curve("limit", betas, [final] * len(betas), "expected"),
-                ),
-                "x",
-            ),
-        ),
+        panels=_coupled_panels(pairs, betas, errors, angles, final),
         findings={
             "finite_difference_error": error,
             **{f"order_{name}": order for name, order in orders.items()},
@@ -244,94 +209,46 @@ def coupled() -> Demonstration:
     )
 
 
-def xie_seung() -> Demonstration:
-    """Paper A, eqs 33–35: CHL tends to backpropagation as the feedback vanishes."""
-    gammas = (0.3, 0.1, 0.03, 0.01)
-    errors: dict[str, list[float]] = {"hard sigmoid": [], "tanh": []}
-    angles: dict[str, list[float]] = {"hard sigmoid": [], "tanh": []}
-    with jax.enable_x64(True):
-        rule = ContrastiveHebbianLearning(SWEEP, SWEEP)
-        x, y = _data(3, 2)
-        for name, activation in (("hard sigmoid", hard_sigmoid), ("tanh", tanh)):
-            for gamma in gammas:
-                network = _feedback((3, 5, 4, 2), gamma, activation)
-                found = rule(network, SquaredError(), x, y).grads
-                exact = jax.grad(feed_forward, argnums=(0, 1))(
-                    network.weights, network.biases, name.replace(" ", "_"), x, y
-                )
-                pair = _flat((found.weights, found.biases)), _flat(exact)
-                errors[name].append(_relative(*pair))
-                angles[name].append(_angle(*pair))
-    orders = {name: _order(gammas[-2:], found[-2:]) for name, found in errors.items()}
-    line = [2 * errors["tanh"][-1] * gamma / gammas[-1] for gamma in gammas]
-    return Demonstration(
-        claim="with feedback scaled by γ, CHL tends to backpropagation as γ → 0",
-        source="Xie & Seung 2003; paper A, eqs 33–35",
-        panels=(
-            Panel(
-                "feedback γ",
-                "error to backpropagation's gradient",
-                (
-                    *(Curve(name, gammas, found) for name, found in errors.items()),
-                    Curve("slope 1", gammas, line, "expected"),
+def _coupled_panels(pairs, betas, errors, angles, final) -> tuple[Panel, ...]:
+    return (
+        Panel(
+            "finite difference of the contrast, β = 0.5",
+            "gradient along the same direction",
+            (
+                *(Curve(name, b, a) for name, (a, b) in pairs.items()),
+                Curve("equal", pairs["P-CpL"][1], pairs["P-CpL"][1], "expected"),
+            ),
+        ),
+        Panel(
+            "β",
+            "error to the gradient in the metric",
+            (
+                *(Curve(name, betas, errors[name]) for name in errors),
+                Curve(
+                    "slope 1",
+                    betas,
+                    [2 * errors["P-CpL"][-1] * b / betas[-1] for b in betas],
+                    "expected",
                 ),
-                "xy",
+                Curve(
+                    "slope 2",
+                    betas,
+                    [errors["C-CpL"][-1] / 2 * (b / betas[-1]) ** 2 for b in betas],
+                    "expected",
+                ),
             ),
-            Panel(
-                "feedback γ",
-                "angle to backpropagation (degrees)",
-                tuple(Curve(name, gammas, found) for name, found in angles.items()),
-                "xy",
-            ),
+            "xy",
         ),
-        findings={
-            **{f"order {name}": order for name, order in orders.items()},
-            **{f"error {name}": found[-1] for name, found in errors.items()},
-        },
-        holds=all(abs(order - 1) < SLOPE for order in orders.values()),
-        words=(
-            "The error to the feed-forward net's gradient is of order "
-            + " and ".join(f"{order:.2f} ({name})" for name, order in orders.items())
-            + f" in γ, down to {max(found[-1] for found in errors.values()):.1e} at "
-            f"γ = {gammas[-1]}."
+        Panel(
+            "β",
+            "angle to the cost's gradient (°)",
+            (
+                *(Curve(name, betas, angles[name]) for name in errors),
+                Curve("limit", betas, [final] * len(betas), "expected"),
+            ),
+            "x",
         ),
     )
-
-
-def feed_forward(weights, biases, activation: str, x: Array, y: Array) -> Array:
-    """½‖ŷ − y‖², its mean over the batch, of the net whose layers do not look up.
-
-    A layer solves s = ρ′(s) a for its drive a: s = a within the range of a hard
-    sigmoid, and by Newton's method for tanh.
-    """
-    rates = x
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        a = rates @ weight + bias
-        rates = a
-        if activation == "tanh":
-            s = jnp.zeros_like(a)
-            for _ in range(20):
-                slope = 1 - jnp.tanh(s) ** 2
-                bend = 1 + 2 * jnp.tanh(s) * slope * a
-                s = s - (s - slope * a) / bend
-            rates = jnp.tanh(s)
-    prediction = rates @ weights[-1] + biases[-1]
-    return jnp.mean(0.5 * jnp.sum((prediction - y) ** 2, axis=1))
-
-
-def _feedback(sizes, gamma: float, activation) -> XieSeungEnergy:
-    """Weights small enough, and biases large enough, for a hard sigmoid's range."""
-    network = XieSeungEnergy(
-        sizes,
-        gamma=gamma,
-        key=jax.random.key(4),
-        activation=activation,
-        output=identity,
-        initializer=fan_in_uniform,
-    )
-    weights = (*(0.3 * weight for weight in network.weights[:-1]), network.weights[-1])
-    biases = (*(0 * bias + 0.5 for bias in network.biases[:-1]), network.biases[-1])
-    return eqx.tree_at(lambda n: (n.weights, n.biases), network, (weights, biases))
 
 
 def _network(sizes) -> tuple[HopfieldEnergy, Array, Array]:
@@ -428,6 +345,5 @@ def _order(steps, errors) -> float:
 
 ITEMS = {
     "A.chl": chl,
-    "A.xie-seung": xie_seung,
     "Scellier2023.coupled": coupled,
 }
