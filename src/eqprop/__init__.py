@@ -15,6 +15,9 @@ from .estimators import (
     AsymmetricEquilibriumPropagation as AsymmetricEquilibriumPropagation,
     BackpropagationThroughTime as BackpropagationThroughTime,
     ContinualEquilibriumPropagation as ContinualEquilibriumPropagation,
+    Clamped as Clamped,
+    ContrastiveHebbianLearning as ContrastiveHebbianLearning,
+    CoupledLearning as CoupledLearning,
     DyadicEquilibriumPropagation as DyadicEquilibriumPropagation,
     EquilibriumPropagation as EquilibriumPropagation,
     Gradient as Gradient,
@@ -72,6 +75,7 @@ from .systems import (
     shifted_sigmoid as shifted_sigmoid,
     tanh as tanh,
     toy_network as toy_network,
+    XieSeungEnergy as XieSeungEnergy,
 )
 from .training import (
     Config as Config,

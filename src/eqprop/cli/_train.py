@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .. import recipes, runs
-from ..estimators import named_estimator
+from ..estimators import ESTIMATORS, named_estimator
 from ..training import Config, UserModel
 from ._console import (
     Flag,
@@ -24,19 +24,8 @@ from ._console import (
 from ._progress import Progress
 
 FEW_SETTLED = 0.5
-Rule = Literal[
-    "ep",
-    "asym",
-    "dyadic",
-    "cep",
-    "stdp",
-    "vf",
-    "kp",
-    "holomorphic",
-    "rbp",
-    "bptt",
-    "implicit",
-]
+Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
+_NAMED = tyro.conf.arg(name="estimator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +37,7 @@ class TrainOptions:
     """directory of the run (default: runs/RECIPE-TIME)"""
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
-    rule: Annotated[Rule | None, tyro.conf.arg(name="estimator")] = None
+    rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
     """go on with the run in this directory; takes no options but --epochs, --json"""

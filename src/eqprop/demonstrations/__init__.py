@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from . import _convolution, _path
+from . import _contrastive, _xie_seung
 from ._demonstration import (
     Curve as Curve,
     Demonstration as Demonstration,
@@ -13,5 +14,7 @@ from ._page import write_page as write_page
 DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
     **_path.ITEMS,
     **_convolution.ITEMS,
+    **_contrastive.ITEMS,
+    **_xie_seung.ITEMS,
 }
 """By name, `PAPER.claim`; each takes seconds to two minutes on two cores."""

@@ -20,6 +20,11 @@ from ._backpropagation_through_time import (
 from ._continual import (
     ContinualEquilibriumPropagation as ContinualEquilibriumPropagation,
 )
+from ._clamped import Clamped as Clamped
+from ._contrastive import (
+    ContrastiveHebbianLearning as ContrastiveHebbianLearning,
+    CoupledLearning as CoupledLearning,
+)
 from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
     Nudging as Nudging,

@@ -1,7 +1,7 @@
 """The one signature of every learning rule, and what it returns."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -58,6 +58,8 @@ class AbstractEstimator(eqx.Module):
     """
 
     free: eqx.AbstractVar[AbstractRelaxation]
+    no_adjoint: ClassVar[str] = ""
+    """what keeps a rule from being the adjoint of `ep.settle`"""
 
     def __call__(
         self,

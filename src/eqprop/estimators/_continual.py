@@ -10,7 +10,7 @@ differences where there is no potential (its C-VF).  The first step adds ∂C/�
 that for η → 0 the sum telescopes to EP's contrast.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -41,6 +41,9 @@ class ContinualEquilibriumPropagation(PathRule):
     - `learning_rate`: η, one number or one for each layer, positive.
     """
 
+    no_adjoint: ClassVar[str] = (
+        "moves the parameters and gives no gradient of the loss above the layer"
+    )
     nudging: Nudging = "one-sided"
     """β against 0, or ±β at random against 0"""
     learning_rate: float | tuple[float, ...] = 0.05

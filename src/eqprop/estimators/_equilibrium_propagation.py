@@ -53,18 +53,8 @@ class EquilibriumPropagation(AbstractEstimator):
     """β against −β, β against 0, or ±β at random against 0"""
 
     def __check_init__(self):
-        for name in ("free", "nudged"):
-            if not isinstance(getattr(self, name), AbstractRelaxation):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; give a relaxation, e.g. "
-                    "ep.Euler(dt=0.5, steps=20)"
-                )
-        numeric = isinstance(self.beta, int | float | np.number)
-        if numeric and not 0 < abs(self.beta) < float("inf"):
-            raise ValueError(
-                f"beta is {self.beta}; it must be finite and not 0 (without a nudge "
-                "the two phases are equal), e.g. 0.25"
-            )
+        check_phases(free=self.free, nudged=self.nudged)
+        check_beta(self.beta)
         if self.nudging not in ("centered", "one-sided", "random-sign"):
             raise ValueError(
                 f"nudging is {self.nudging!r}; choose 'centered', 'one-sided' or "
@@ -127,6 +117,26 @@ class EquilibriumPropagation(AbstractEstimator):
                 "key=jax.random.key(0)"
             )
         return beta[None] * jax.random.rademacher(key, (1,), beta.dtype)
+
+
+def check_phases(**phases: Any) -> None:
+    """Errors for phases that are no relaxations."""
+    for name, phase in phases.items():
+        if not isinstance(phase, AbstractRelaxation):
+            raise ValueError(
+                f"{name} is {phase!r}; give a relaxation, e.g. "
+                "ep.Euler(dt=0.5, steps=20)"
+            )
+
+
+def check_beta(beta: Any) -> None:
+    """Errors for a β without which the two phases are equal; traced values pass."""
+    numeric = isinstance(beta, int | float | np.number)
+    if numeric and not 0 < abs(beta) < float("inf"):
+        raise ValueError(
+            f"beta is {beta}; it must be finite and not 0 (without a nudge "
+            "the two phases are equal), e.g. 0.25"
+        )
 
 
 def _contrast(

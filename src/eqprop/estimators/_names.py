@@ -11,6 +11,7 @@ from ._asymmetric import (
 from ._backpropagation_through_time import BackpropagationThroughTime
 from ._base import AbstractEstimator
 from ._continual import ContinualEquilibriumPropagation
+from ._contrastive import ContrastiveHebbianLearning, CoupledLearning
 from ._equilibrium_propagation import EquilibriumPropagation
 from ._holomorphic import HolomorphicEquilibriumPropagation
 from ._implicit_differentiation import ImplicitDifferentiation
@@ -30,6 +31,8 @@ ESTIMATORS: dict[str, type[AbstractEstimator]] = {
     "vf": VectorFieldEquilibriumPropagation,
     "kp": KolenPollackEquilibriumPropagation,
     "holomorphic": HolomorphicEquilibriumPropagation,
+    "chl": ContrastiveHebbianLearning,
+    "coupled": CoupledLearning,
     "rbp": RecurrentBackpropagation,
     "bptt": BackpropagationThroughTime,
     "implicit": ImplicitDifferentiation,
@@ -40,7 +43,8 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
     """The rule of that name with the phases of `like`.
 
     It keeps the free phase; RBP and BPTT take dt and steps from an Euler nudged
-    phase, so that they compute what EP's nudged phase does.
+    phase, so that they compute what EP's nudged phase does.  A clamped phase and a
+    nudged one stand for each other.
     """
     if name not in ESTIMATORS:
         near = difflib.get_close_matches(name, ESTIMATORS, 1)
@@ -51,10 +55,13 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
         return like
     if kind is ImplicitDifferentiation:
         return ImplicitDifferentiation(like.free)
-    nudged: AbstractRelaxation = getattr(like, "nudged", like.free)
-    if "nudged" in {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
-        beta = getattr(like, "beta", 0.25)
-        return kind(like.free, nudged, beta)  # type: ignore[call-arg]
+    clamped = getattr(like, "clamped", like.free)
+    nudged: AbstractRelaxation = getattr(like, "nudged", clamped)
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if names & {"nudged", "clamped"}:
+        # CHL's β = 1 belongs to the rule, so it has no field of that name.
+        options = {"beta": vars(like).get("beta", 0.25)} if "beta" in names else {}
+        return kind(like.free, nudged, **options)  # type: ignore[call-arg]
     dt = getattr(nudged, "dt", None)
     if dt is None:  # a sweep does more than a step of Euler's
         return kind(like.free)  # type: ignore[call-arg]

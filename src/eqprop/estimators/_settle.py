@@ -17,9 +17,7 @@ from ..relaxations._base import Equilibrium, relax
 from ..systems import _check
 from ..systems._base import AbstractSystem, Block, State, has_potential
 from ._base import AbstractEstimator
-from ._continual import ContinualEquilibriumPropagation
 from ._step import inner, norm
-from ._vector_field import KolenPollackEquilibriumPropagation
 
 
 def settle(
@@ -45,20 +43,18 @@ def settle(
 
     **Returns:** the batched state; use `system.readout` under `jax.vmap` on it.
 
-    **Raises:** `ValueError` if shapes do not agree or `adjoint` is no estimator.
+    **Raises:** `ValueError` if shapes do not agree or `adjoint` is no estimator, or
+        one that gives no gradient of the loss above the layer.
     """
     if not isinstance(adjoint, AbstractEstimator):
         raise ValueError(
             f"adjoint is a {type(adjoint).__name__}; give an estimator, e.g. "
             "ep.EquilibriumPropagation(free=…, nudged=…, beta=0.1)"
         )
-    if isinstance(
-        adjoint, ContinualEquilibriumPropagation | KolenPollackEquilibriumPropagation
-    ):
+    if adjoint.no_adjoint:
         raise ValueError(
-            f"adjoint is a {type(adjoint).__name__}, which moves parameters or decays "
-            "them and so gives no gradient of the loss above the layer; use e.g. "
-            "ep.EquilibriumPropagation or ep.VectorFieldEquilibriumPropagation"
+            f"adjoint is {type(adjoint).__name__}, which {adjoint.no_adjoint}; use "
+            "e.g. ep.EquilibriumPropagation"
         )
     _check.batch_size(x=x)
     return _settle((system, x), adjoint, state, key)

@@ -1,7 +1,7 @@
 """Paper C's rule for any system, and Kolen and Pollack's way to symmetric weights."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -39,6 +39,9 @@ class KolenPollackEquilibriumPropagation(VectorFieldEquilibriumPropagation):
     - `decay`: of the paired parameters, not negative.
     """
 
+    no_adjoint: ClassVar[str] = (
+        "adds a decay and gives no gradient of the loss above the layer"
+    )
     decay: float = 1e-3
     """decay of paired forward and backward weights"""
 

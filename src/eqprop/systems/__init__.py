@@ -34,3 +34,4 @@ from ._links import Convolution as Convolution
 from ._leaky import LeakyIntegrator as LeakyIntegrator
 from ._prototypical import PrototypicalNetwork as PrototypicalNetwork
 from ._toy import toy_network as toy_network
+from ._xie_seung import XieSeungEnergy as XieSeungEnergy

@@ -49,10 +49,12 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
             "or use a smaller optimizer.lr."
         )
     names = _not_finite((gradient.grads, gradient.cost_grads), parameter_name)
+    phase = "clamped" if hasattr(trainer.estimator, "clamped") else "nudged"
+    beta = "estimator.beta, " if "beta" in vars(trainer.estimator) else ""
     return TrainingDiverged(
         f"the gradient of {', '.join(names) or 'the parameters'} is not finite in "
-        f"{where}: the nudged phase diverged. Use a smaller estimator.beta, "
-        "estimator.nudged.dt or optimizer.lr."
+        f"{where}: the {phase} phase diverged. Use a smaller {beta}"
+        f"estimator.{phase}.dt or optimizer.lr."
     )
 
 

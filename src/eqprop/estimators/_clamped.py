@@ -1,0 +1,108 @@
+"""A system whose output units are held at given values, whatever drives them."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Inexact, PyTree, Scalar
+
+from ..systems._base import AbstractSystem, has_potential, State
+
+
+class Clamped(AbstractSystem):
+    """`system` with the units that its readout reads held at `target`.
+
+    Velocity, potential and blocks are the system's own; `project` is the system's,
+    then sets the held units, inside its bounds or not.  As every system this is one
+    of ONE example: where examples have different targets, map over `target` too.
+    The readout must be a selection of units; the rules that clamp check it.
+    """
+
+    system: AbstractSystem
+    target: Inexact[Array, " *outputs"]
+
+    def init_state(self, x: Any) -> State:
+        return self.project(self.system.init_state(x))
+
+    def velocity(self, x: Any, s: State) -> State:
+        return self.system.velocity(x, s)
+
+    def readout(self, s: State) -> Array:
+        return self.system.readout(s)
+
+    def project(self, s: State) -> State:
+        prediction, pull = jax.vjp(self.system.readout, s)
+        (held,) = pull(jnp.ones_like(prediction))
+        (values,) = pull(jnp.asarray(self.target, prediction.dtype))
+        return jax.tree.map(
+            lambda u, h, value: jnp.where(h != 0, value, u),
+            self.system.project(s),
+            held,
+            values,
+        )
+
+    @property
+    def potential(self):
+        if not has_potential(self.system):
+            return None
+        return self._potential
+
+    def _potential(self, x: Any, s: State) -> Scalar:
+        return self.system.potential(x, s)  # type: ignore[attr-defined]
+
+    @property
+    def blocks(self):
+        return getattr(self.system, "blocks", None)
+
+
+def check_selection(
+    rule: str, system: AbstractSystem, s: PyTree[jax.ShapeDtypeStruct]
+) -> None:
+    """Refuse a readout that is not a fixed selection of units, each read once.
+
+    It is tried on numbers, so that this works under `jax.jit` too; parameters are
+    NaN meanwhile, which shows wherever they enter.  `s` holds one example's shapes.
+    """
+    name = type(system).__name__
+    try:
+        with jax.ensure_compile_time_eval():
+            reason = _not_a_selection(system, s)
+    except (jax.errors.JAXTypeError, FloatingPointError):
+        reason = "reads through arrays of the system; write indices as Python numbers"
+    if reason is not None:
+        raise ValueError(
+            f"{rule} holds output units at values; {name}.readout {reason}. Read units "
+            "of the state as they are, e.g. s[-1], or use "
+            "ep.EquilibriumPropagation, which takes any readout"
+        )
+
+
+def _not_a_selection(system: AbstractSystem, s: Any) -> str | None:
+    """Why the readout does not return units of the state as they are, or None."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), s)
+    flat, unflatten = ravel_pytree(zeros)
+    blank = jax.tree.map(
+        lambda a: jnp.full(a.shape, jnp.nan, a.dtype) if eqx.is_inexact_array(a) else a,
+        system,
+    )
+
+    def read(numbers: np.ndarray) -> np.ndarray:
+        state = unflatten(jnp.asarray(numbers, flat.dtype))
+        return np.asarray(blank.readout(state)).ravel()
+
+    # A state that counts its units says which are read; others, of both signs and of
+    # all sizes, whether they are read unchanged.
+    units = read(np.arange(flat.size))
+    if not np.isfinite(units).all():
+        return "uses parameters, which would not learn"
+    chosen = np.clip(units, 0, flat.size - 1).astype(int)
+    random = np.random.default_rng(0).normal(size=flat.size).astype(flat.dtype)
+    for numbers in (100 * random, -random, random / 100):
+        if not np.array_equal(read(numbers), numbers[chosen]):
+            return "mixes or changes units"
+    if len(set(chosen.tolist())) < chosen.size:
+        return "reads a unit twice"
+    return None
