@@ -102,9 +102,9 @@ def prototypical(x: Any, y: Any) -> list[dict[str, Any]]:
         activation=hard_sigmoid,
         initializer=fan_in_uniform,
     )
-    state = relax(net, x, Euler(1.0, 500)).state
+    state = relax(net, x, Euler(dt=1.0, steps=500)).state
     steps: dict[str, Any] = {
-        "free": Euler(1.0, 0),
+        "free": Euler(dt=1.0, steps=0),
         "dt": 1.0,
         "steps": 10,
         "state": state,
@@ -128,7 +128,7 @@ def hopfield(pool: Any, x: Any, y: Any) -> list[float]:
         activation=shifted_sigmoid,
         initializer=fan_in_uniform,
     )
-    settle, cost = Euler(0.3, 1000, 1e-13), SquaredError()
+    settle, cost = Euler(dt=0.3, steps=1000, tol=1e-13), SquaredError()
     exact = ImplicitDifferentiation(settle)(net, cost, x, y).grads
     errors = []
     for beta in BETAS:
