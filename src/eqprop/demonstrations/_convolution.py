@@ -36,7 +36,7 @@ def convolution() -> Demonstration:
     rmse = [float(layer["rmse"]) for layer in layers]
     exact = all(order.holds() for order in orders.values())
     holds = bool(worst < 45 and max(rmse) < 0.7 and exact)
-    least = max(float(e.min()) for e in errors.values())
+    least = max(min(e) for e in errors.values())
     return Demonstration(
         claim="In a convolutional network EP's updates follow BPTT's gradients "
         "step by step; for an energy they are equal as β → 0",
@@ -45,7 +45,7 @@ def convolution() -> Demonstration:
             _synapses(layers),
             Panel(
                 "steps t of the nudged phase",
-                "angle between the updates up to t (degrees)",
+                "angle of EP to BPTT (degrees)",
                 tuple(
                     Curve(name, range(len(layer["angle"])), layer["angle"])
                     for name, layer in zip(LAYERS, layers, strict=True)
@@ -77,9 +77,10 @@ def convolution() -> Demonstration:
         words=(
             f"Prototypical network: EP's update stays within {worst:.0f}° of BPTT's in "
             f"every layer and at every step, RMSE {min(rmse):.2f} to {max(rmse):.2f}. "
-            f"Hopfield energy: the error falls as β^{orders['softmax'].measured:.2f} "
-            f"with softmax and β^{orders['max'].measured:.2f} with max pooling, to "
-            f"{least:.0e} at β = {BETAS[0]:g}."
+            "Hopfield energy: the error falls as "
+            f"β^{orders['softmax'].measured:.2f} with softmax pooling and "
+            f"β^{orders['max'].measured:.2f} with max pooling, to {least:.0e} at "
+            f"β = {BETAS[0]:g}."
         ),
     )
 
@@ -102,7 +103,12 @@ def prototypical(x: Any, y: Any) -> list[dict[str, Any]]:
         initializer=fan_in_uniform,
     )
     state = relax(net, x, Euler(dt=1.0, steps=500)).state
-    steps = {"free": Euler(dt=1.0, steps=0), "dt": 1.0, "steps": 10, "state": state}
+    steps: dict[str, Any] = {
+        "free": Euler(dt=1.0, steps=0),
+        "dt": 1.0,
+        "steps": 10,
+        "state": state,
+    }
     ep = ep_process(net, SquaredError(), x, y, beta=0.02, **steps).grads.weights
     bptt = bptt_process(net, SquaredError(), x, y, **steps).grads.weights
     found = []
@@ -114,7 +120,7 @@ def prototypical(x: Any, y: Any) -> list[dict[str, Any]]:
     return found
 
 
-def hopfield(pool: Any, x: Any, y: Any) -> np.ndarray:
+def hopfield(pool: Any, x: Any, y: Any) -> list[float]:
     """EP's error against the exact gradient for each β, centered nudging."""
     net = HopfieldEnergy(
         ((8, 8, 1), _pooled(4, pool), _pooled(6, pool), 10),
@@ -129,7 +135,7 @@ def hopfield(pool: Any, x: Any, y: Any) -> np.ndarray:
         # An array, so that all β share one compiled program.
         rule = EquilibriumPropagation(settle, settle, jnp.asarray(beta))  # type: ignore[arg-type]
         errors.append(agreement(rule(net, cost, x, y).grads, exact).error)
-    return np.array(errors)
+    return errors
 
 
 def _pooled(channels: int, pool: Any) -> Convolution:
