@@ -46,6 +46,7 @@ from .systems import (
     AbstractMap as AbstractMap,
     AbstractPrimitive as AbstractPrimitive,
     AbstractSystem as AbstractSystem,
+    AbstractTotalEnergy as AbstractTotalEnergy,
     AbstractVectorField as AbstractVectorField,
     Activation as Activation,
     Block as Block,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..estimators import AbstractEstimator
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
-from ..systems import AbstractSystem
+from ..systems import AbstractSystem, batch_costs
 from ._optimizer import parameter_name
 
 CHUNK_SECONDS = 0.4
@@ -292,7 +292,9 @@ def _evaluate(system, cost, relaxation, x, y, particles):
                 particles,
                 equilibrium.state,
             )
-        measured = _measure_states(system, cost, equilibrium, targets, kept)
+        loss = batch_costs(system, cost, inputs, targets, equilibrium.state)
+        measured = _measure_states(system, equilibrium, targets, kept)
+        measured["loss"] = jnp.sum(jnp.where(kept, loss, 0))
         return {name: sums[name] + measured[name] for name in sums}, particles
 
     zero = {name: jnp.zeros(()) for name in _STATE_SUMS}
@@ -310,7 +312,7 @@ def _zero_sums(weights: int) -> dict[str, Array]:
 def _measure(system, gradient, y, kept) -> dict[str, Array]:
     """What one step adds to the epoch's sums."""
     count = jnp.sum(kept)
-    states = _measure_states(system, None, gradient.equilibrium, y, kept)
+    states = _measure_states(system, gradient.equilibrium, y, kept)
     return states | {"examples": count, "loss": gradient.loss * count}
 
 
@@ -336,7 +338,7 @@ def _measure_change(step, params, updates) -> dict[str, Array]:
     return jax.lax.cond(step % CHANGE_EVERY == 0, measure, skip)
 
 
-def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
+def _measure_states(system, equilibrium, y, kept) -> dict[str, Array]:
     """Sums over the kept examples of a batch of equilibria."""
     prediction = jax.vmap(system.readout)(equilibrium.state)
     sums = {
@@ -345,8 +347,6 @@ def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
         "settled": equilibrium.status == Status.settled,
         "residual": equilibrium.residual,
     }
-    if cost is not None:
-        sums["loss"] = jax.vmap(cost)(prediction, y)
     return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
 
 
