@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 from tolerances import FINITE_DIFFERENCE, SLOPE
-from zoo import batch, field, hopfield, quadratic
+from zoo import batch, field, quadratic
 
 import eqprop as ep
 
@@ -46,7 +46,7 @@ class Scaled(ep.AbstractTotalEnergy):
     W: Array
 
     def init_state(self, x):
-        return jnp.zeros(len(self.W))
+        return jnp.zeros_like(self.W[:, 0])
 
     def readout(self, s):
         return s[:2]
@@ -114,7 +114,7 @@ def assert_equal(found, expected, tolerance=1e-12):
 
 
 def total(net=None, **options):
-    net = hopfield((3, 5, 2)) if net is None else net
+    net = quadratic() if net is None else net
     return Total(net, jnp.array(1.5), **options)
 
 
@@ -149,10 +149,9 @@ def test_a_method_is_enough():
     """Duck typing, and the cost given as well: both of them agree."""
     (x, y), system = batch(size=4), total()
     cost = eqx.tree_at(lambda c: c.strength, Weighted(0.0), 1.5)  # no parameter
-    for rule in (RULES["centered"], RULES["asymmetric"]):
-        expected = rule(system.net, cost, x, y).grads
-        found = rule(ByHand(system), cost, x, y).grads.inner.net
-        assert_equal(found, expected)
+    rule = RULES["centered"]
+    expected = rule(system.net, cost, x, y).grads
+    assert_equal(rule(ByHand(system), cost, x, y).grads.inner.net, expected)
 
 
 def test_the_vector_field_rule_follows_it():
@@ -173,18 +172,25 @@ def test_nudged_states_flow_and_processes_follow_it():
         ep.relax(s, x, SOME, cost=c, y=y, beta=beta).state for s, c in pairs
     )
     assert_equal(found, expected)
-    times = [0.0, 1.0]
-    start = ep.relax(system.net, x, SETTLE).state
-    found, expected = (
-        ep.flow(s, x, start, times, cost=c, y=y, beta=0.2) for s, c in pairs
-    )
-    assert_equal(found, expected, 1e-9)
     found, expected = (
         ep.ep_process(s, c, x, y, free=SOME, dt=0.2, steps=5, beta=0.1)
         for s, c in pairs
     )
     assert_equal(found.states, expected.states, 1e-11)
     assert_equal(found.grads.net, expected.grads)
+
+
+@pytest.mark.slow
+def test_the_flow_follows_it():
+    """Nudged, and the projected cost at its end."""
+    (x, y), system = batch(size=2), total(quadratic())
+    pairs = ((system, None), (system.net, Weighted(system.strength)))
+    times = [0.0, 1.0]
+    start = ep.relax(system.net, x, SETTLE).state
+    found, expected = (
+        ep.flow(s, x, start, times, cost=c, y=y, beta=0.2) for s, c in pairs
+    )
+    assert_equal(found, expected, 1e-9)
     found, expected = (ep.projected_cost(s, c, x, y, start, 1.0) for s, c in pairs)
     assert_equal(found, expected, 1e-9)
 
@@ -194,7 +200,7 @@ def test_settle_is_free_of_it():
     (x, _), system = batch(size=4), total()
 
     def loss(system):
-        state = ep.settle(system, x, adjoint=RULES["implicit"])
+        state = ep.settle(system, x, adjoint=RULES["rbp"])
         return jnp.sum(flat(state) ** 2)
 
     found, expected = eqx.filter_grad(loss)(system), eqx.filter_grad(loss)(system.net)
@@ -223,7 +229,7 @@ def test_a_weight_penalty_inside_the_cost(rule):
         "implicit": exact,
     }[rule]
     found = estimator(system, None, x, y)
-    for k, where in enumerate((lambda t: t.net.weights[0], lambda t: t.net.biases[1])):
+    for k, where in enumerate((lambda t: t.net.W, lambda t: t.net.b)):
         direction = jax.random.normal(jax.random.key(k), where(system).shape)
 
         def moved(h, where=where, direction=direction):
@@ -234,11 +240,8 @@ def test_a_weight_penalty_inside_the_cost(rule):
         assert expected == pytest.approx(slope / 2e-5, rel=FINITE_DIFFERENCE)
     # The penalty is no small part of it.
     plain = exact(total(), None, x, y)
-    assert_equal(
-        jax.tree.map(jnp.subtract, found.grads.net.weights, plain.grads.net.weights),
-        jax.tree.map(lambda w: 0.3 * w, system.net.weights),
-        1e-6,
-    )
+    added = found.grads.net.W - plain.grads.net.W
+    assert_equal(added, 0.3 * system.net.W, 1e-6)
 
 
 CURVED = {
@@ -351,8 +354,8 @@ def test_labels_need_an_energy_of_their_own():
     x, _ = batch(size=4)
     labels = jnp.array([0, 1, 1, 0])
     with pytest.raises(ValueError, match=r"define energy\(x, s\) too: F at beta = 0"):
-        RULES["centered"](Labels(hopfield((3, 5, 2)), jnp.array(1.5)), None, x, labels)
-    system = LabelsToo(hopfield((3, 5, 2)), jnp.array(1.5))
+        RULES["centered"](Labels(quadratic(), jnp.array(1.5)), None, x, labels)
+    system = LabelsToo(quadratic(), jnp.array(1.5))
     found = RULES["centered"](system, None, x, labels)
     one_hot = jax.nn.one_hot(labels, 2)
     assert_equal(found.grads, RULES["centered"](total(), None, x, one_hot).grads)
@@ -367,21 +370,24 @@ def test_contradictions_are_refused():
         lambda: rule(system, Weighted(1.5), x, y),
         lambda: ep.relax(system, x, SETTLE, cost=Weighted(1.5), y=y, beta=0.1),
         lambda: ep.verify(system, Weighted(1.5), x, y),
-        lambda: ep.tune(system, Weighted(1.5), x, y),
         lambda: ep.fit(system, Weighted(1.5), x, y, estimator=rule),
         lambda: ep.ep_process(
             *(system, Weighted(1.5), x, y), free=SOME, dt=0.2, steps=2, beta=0.1
         ),
     ):
-        with pytest.raises(ValueError, match="the cost of example 0 is .*give cost=No"):
+        with pytest.raises(
+            ValueError, match=r"the cost of example 0 is .*give cost=No"
+        ):
             call()
     with pytest.raises(
         ValueError, match=f"{given:.6g}, but .* at beta = 0 is {own:.6g}"
     ):
         rule(system, Weighted(1.5), x, y)
-    with pytest.raises(ValueError, match="the cost has parameters, and Total.total_en"):
+    with pytest.raises(
+        ValueError, match=r"the cost has parameters, and Total\.total_en"
+    ):
         rule(system, Weighted(jnp.array(1.5)), x, y)
-    with pytest.raises(ValueError, match="cost is None, and HopfieldEnergy has no tot"):
+    with pytest.raises(ValueError, match="cost is None, and Quadratic has no tot"):
         rule(system.net, None, x, y)
     mistaken = Mistaken(system.net, jnp.array(1.5))
     for call in (
@@ -392,11 +398,10 @@ def test_contradictions_are_refused():
         with pytest.raises(ValueError, match="at beta = 0 is not the free energy"):
             call()
     sweep = ep.EquilibriumPropagation(SOME, ep.Sweep(3))
-    net = quadratic()
     block = ep.Block(lambda s: s)
     with_blocks = type("WithBlocks", (Total,), {"blocks": lambda self: (block,)})
     with pytest.raises(ValueError, match="Sweep does not know the curvature of With"):
-        sweep(with_blocks(net, jnp.array(1.0)), None, x, y)
+        sweep(with_blocks(quadratic(), jnp.array(1.0)), None, x, y)
 
 
 def test_a_model_file_may_leave_the_cost_out(tmp_path):

@@ -27,6 +27,7 @@ from .relaxations import (
     Dynamics as Dynamics,
     Equilibrium as Equilibrium,
     Euler as Euler,
+    HardwareInTheLoop as HardwareInTheLoop,
     relax as relax,
     Status as Status,
     Sweep as Sweep,

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from ..relaxations._base import AbstractRelaxation, Dynamics
 from ..relaxations._euler import Euler
+from ..relaxations._hardware import HardwareInTheLoop
 from ..relaxations._sweep import Sweep
 from ..systems._base import AbstractSystem, AbstractVectorField, State
 from ..systems._total_energy import cost_of, has_total_energy
@@ -39,6 +40,11 @@ class AsymmetricEquilibriumPropagation(EquilibriumPropagation):
             raise ValueError(
                 "nudged is a Sweep; the correction −(J − Jᵀ)(s − s⁰) joins all "
                 "units, so no block is separable: use ep.Euler"
+            )
+        if isinstance(self.nudged, HardwareInTheLoop):
+            raise ValueError(
+                "nudged is a HardwareInTheLoop, and a device knows nothing of the "
+                "correction −(J − Jᵀ)(s − s⁰): use ep.Euler (`free` may be the device)"
             )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
+from ..relaxations._outside import hear
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import check_total_energy
@@ -81,7 +82,8 @@ class AbstractEstimator(eqx.Module):
                 f"weight has shape {jnp.shape(weight)}; give one weight ≥ 0 per "
                 f"example, shape ({batch},)"
             )
-        gradient = self._compiled(system, cost, x, y, state, key, weight)
+        problem = (system, cost, x, y, state, key, weight)
+        gradient = hear(AbstractEstimator._compiled, self, *problem)
         if not isinstance(gradient.loss, Tracer):
             check_total_energy(system, cost, x, y, gradient.equilibrium.state)
             self.check(gradient)

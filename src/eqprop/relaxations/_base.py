@@ -23,6 +23,7 @@ from ..systems._total_energy import (
     has_total_energy,
     nudge_energy,
 )
+from ._outside import hear
 
 
 class Status(enum.IntEnum):
@@ -104,6 +105,24 @@ class AbstractRelaxation(eqx.Module):
         if self.tol is None:
             return self._settle_steps(step, s)
         return self._settle_tolerance(step, s, self.tol)
+
+    def settle_batch(
+        self,
+        system: AbstractSystem,
+        x: PyTree[Array],
+        y: PyTree[Array] | None,
+        state: State,
+        cost: Any,
+        beta: Float[Array, "*batch"],
+        keys: PRNGKeyArray | None,
+    ) -> Equilibrium:
+        """A batch of examples, each settled on its own unless overridden."""
+
+        def settle(x, y, state, beta, key):
+            return self.settle(Dynamics(system, x, cost, y, beta), state, key)
+
+        axes = (0, 0, 0, 0 if beta.ndim else None, 0)
+        return jax.vmap(settle, in_axes=axes)(x, y, state, beta, keys)
 
     def _settle_steps(self, step: Callable, s: State) -> Equilibrium:
         """Exactly `steps` steps; only the last two are measured."""
@@ -193,7 +212,8 @@ def relax(
             f"beta has shape {jnp.shape(beta)}; give one number or one per example, "
             f"shape ({batch},)"
         )
-    found = _relax(system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
+    problem = (system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
+    found = hear(_relax, *problem)
     if y is not None:
         check_total_energy(system, cost, x, y, found.state)
     return found
@@ -215,13 +235,7 @@ def _relax(system, x, relaxation, state, cost, y, beta, key) -> Equilibrium:
     if y is not None:
         _check.check_cost(system, cost, *_check.example((x, y, state)))
     keys = None if key is None else jax.random.split(key, _check.batch_size(x=x))
-
-    def settle(x, y, state, beta, key):
-        dynamics = Dynamics(system, x, cost, y, beta)
-        return relaxation.settle(dynamics, state, key)
-
-    beta_axis = 0 if beta.ndim else None
-    return jax.vmap(settle, in_axes=(0, 0, 0, beta_axis, 0))(x, y, state, beta, keys)
+    return relaxation.settle_batch(system, x, y, state, cost, beta, keys)
 
 
 def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:

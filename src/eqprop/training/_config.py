@@ -151,6 +151,7 @@ class Config:
             if not isinstance(value, kind):
                 found = repr(value) if isinstance(value, str) else type(value).__name__
                 raise ValueError(f"{name} is {found}; give {wanted}")
+        _encode(self.estimator)
         check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -202,6 +203,11 @@ def _encode(value: Any) -> Any:
             for field in dataclasses.fields(value)  # type: ignore[arg-type]
         }
         return {"type": type(value).__name__, **fields}
+    if callable(value):
+        raise ValueError(
+            f"estimator holds the function {getattr(value, '__name__', value)!r}, and "
+            "config.json cannot hold a program; train it with ep.fit"
+        )
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     if isinstance(value, dict):

@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..estimators import AbstractEstimator
+from ..relaxations._outside import hear
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..systems import AbstractSystem, batch_costs
 from ._optimizer import parameter_name
@@ -116,7 +117,7 @@ class Trainer(eqx.Module):
         while stop < self.steps and not state.failed:
             start, stop = stop, min(stop + length, self.steps)
             began = time.perf_counter()
-            state = _advance((self, order, jnp.array(stop)), state)
+            state = hear(_advance, (self, order, jnp.array(stop)), state)
             jax.block_until_ready(state.step)
             seconds = max(time.perf_counter() - began, 1e-6)
             rate = (stop - start) / seconds
@@ -267,7 +268,8 @@ def evaluate(
     The states start from `particles`, or from `init_state` where `None`.  The error
     is `None` where y holds no classes.
     """
-    sums, particles = _evaluate(system, cost, relaxation, x, y, particles)
+    problem = (system, cost, relaxation, x, y, particles)
+    sums, particles = hear(_evaluate, *problem)
     examples = len(jax.tree.leaves(x)[0])
     found = {name: float(value) / examples for name, value in sums.items()}
     error = found.pop("errors")
