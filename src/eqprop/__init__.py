@@ -18,6 +18,7 @@ from .estimators import (
     Gradient as Gradient,
     HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
     ImplicitDifferentiation as ImplicitDifferentiation,
+    JacobianHomeostasis as JacobianHomeostasis,
     RecurrentBackpropagation as RecurrentBackpropagation,
     settle as settle,
     Symmetrized as Symmetrized,

@@ -18,6 +18,7 @@ from ..relaxations._hardware import HardwareInTheLoop
 from ..systems import _check
 from ..systems._base import AbstractSystem, Block, State, has_potential
 from ._base import AbstractEstimator
+from ._homeostasis import JacobianHomeostasis
 from ._step import inner, norm
 
 
@@ -50,6 +51,11 @@ def settle(
         raise ValueError(
             f"adjoint is a {type(adjoint).__name__}; give an estimator, e.g. "
             "ep.EquilibriumPropagation(free=…, nudged=…, beta=0.1)"
+        )
+    if isinstance(adjoint, JacobianHomeostasis):
+        raise ValueError(
+            "adjoint is a JacobianHomeostasis, whose penalty is no part of what comes "
+            "after the layer; give the rule that it wraps"
         )
     if isinstance(getattr(adjoint, "nudged", None), HardwareInTheLoop):
         raise ValueError(

@@ -16,7 +16,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
-from ..estimators import AbstractEstimator, ESTIMATORS
+from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
 from ..relaxations import Euler, Sweep
 from ._optimizer import check_counts, Optimizer
 
@@ -167,6 +167,7 @@ _TYPES = (
     Optimizer,
     Sweep,
     UserModel,
+    JacobianHomeostasis,
     *ESTIMATORS.values(),
 )
 
