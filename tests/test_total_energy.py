@@ -375,17 +375,13 @@ def test_contradictions_are_refused():
             *(system, Weighted(1.5), x, y), free=SOME, dt=0.2, steps=2, beta=0.1
         ),
     ):
-        with pytest.raises(
-            ValueError, match=r"the cost of example 0 is .*give cost=No"
-        ):
+        with pytest.raises(ValueError, match=r"the cost of example 0 is .*give cost="):
             call()
     with pytest.raises(
         ValueError, match=f"{given:.6g}, but .* at beta = 0 is {own:.6g}"
     ):
         rule(system, Weighted(1.5), x, y)
-    with pytest.raises(
-        ValueError, match=r"the cost has parameters, and Total\.total_en"
-    ):
+    with pytest.raises(ValueError, match=r"the cost has parameters, and Total\."):
         rule(system, Weighted(jnp.array(1.5)), x, y)
     with pytest.raises(ValueError, match="cost is None, and Quadratic has no tot"):
         rule(system.net, None, x, y)

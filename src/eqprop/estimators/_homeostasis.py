@@ -71,9 +71,8 @@ class JacobianHomeostasis(AbstractEstimator):
         gradient = self.estimator.at(
             system, cost, x, y, free, (nudged_key, key), weight
         )
-        (_, asymmetry), penalty = self._penalty(
-            system, x, free.state, probe_key, weight
-        )
+        problem = (system, x, free.state, probe_key, weight)
+        (_, asymmetry), penalty = self._penalty(*problem)
         grads = jax.tree.map(
             lambda g, p: g + self.strength * p, gradient.grads, penalty
         )

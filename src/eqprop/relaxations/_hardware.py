@@ -93,22 +93,29 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
             )
         arrays, static = eqx.partition(system, eqx.is_array)
         given = jax.lax.stop_gradient((arrays, x, y, beta, state))
-        shapes = jax.tree.map(lambda u: jax.ShapeDtypeStruct(u.shape, u.dtype), state)
 
-        def call(arrays, *others):
+        words = jax.tree.map(_to_words, given)
+        shapes = jax.eval_shape(lambda: jax.tree.map(_to_words, state))
+        kinds = jax.tree.map(lambda u: u.dtype, given)
+
+        def call(*words):
             try:
-                arrays, x, y, beta, state = jax.tree.map(np.array, (arrays, *others))
+                words = jax.tree.map(np.asarray, words)
+                numbers = jax.tree.map(_from_words, words, kinds)
+                arrays, x, y, beta, state = numbers
                 params = eqx.combine(arrays, static)
                 beta = beta if beta.ndim else float(beta)
                 start = jax.tree.map(np.copy, state)
-                return _as_state(self.device(params, x, y, beta, start), state)
+                found = _as_state(self.device(params, x, y, beta, start), state)
+                return jax.tree.map(_to_words, found)
             except BaseException as error:
                 raised.append(error)
                 raise
 
         # Impure, so that no call is merged with another, dropped or repeated; under
         # jax.vmap (the phases of β) it is called once for each, with whole batches.
-        reached = jax.lax.stop_gradient(io_callback(call, shapes, *given))
+        found = jax.lax.stop_gradient(io_callback(call, shapes, *words))
+        reached = jax.tree.map(lambda u, s: _from_words(u, s.dtype), found, state)
 
         def residual(x, y, s, beta):
             dynamics = Dynamics(system, x, cost, y, beta)
@@ -118,6 +125,27 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
         left = jax.vmap(residual, in_axes=axes)(x, y, reached, beta)
         status = jnp.where(jnp.isfinite(left), Status.settled, Status.diverged)
         return Equilibrium(reached, jnp.ones(left.shape, int), left, status)
+
+
+def _to_words(array: Any) -> Any:
+    """Numbers of 64 bits as pairs of 32, which JAX hands to and from a callback as is.
+
+    It rounds others where the callback's thread does not know of `jax.enable_x64`.
+    """
+    if array.dtype not in (np.float64, np.int64, np.uint64):
+        return array
+    if isinstance(array, np.ndarray):
+        return array[..., None].view(np.uint32)
+    return jax.lax.bitcast_convert_type(array, jnp.uint32)
+
+
+def _from_words(words: Any, kind: Any) -> Any:
+    """The numbers of that kind again; in NumPy a writable copy of them."""
+    if words.dtype != kind:
+        if isinstance(words, np.ndarray):
+            return np.array(words).view(kind)[..., 0]
+        return jax.lax.bitcast_convert_type(words, kind)
+    return np.array(words) if isinstance(words, np.ndarray) else words
 
 
 def _as_state(found: Any, state: State) -> State:
