@@ -124,7 +124,7 @@ def total_energy() -> Demonstration:
                 "∂(C + λΩ)/∂W by finite differences",
                 "by EP, λΩ inside the cost",
                 (
-                    Curve("each weight", *zip(*pairs, strict=True)),
+                    Curve("each weight", [a for a, _ in pairs], [b for _, b in pairs]),
                     Curve("equal", ends, ends, "expected"),
                 ),
             ),

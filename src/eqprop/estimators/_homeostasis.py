@@ -39,6 +39,9 @@ class JacobianHomeostasis(AbstractEstimator):
     probes: int = 1
     """random vectors for each example"""
 
+    def __init__(self, estimator: AbstractEstimator, strength: float, probes: int = 1):
+        self.estimator, self.strength, self.probes = estimator, strength, probes
+
     def __check_init__(self):
         if not isinstance(self.estimator, AbstractEstimator):
             raise ValueError(
