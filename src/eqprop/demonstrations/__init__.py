@@ -2,8 +2,15 @@
 
 from collections.abc import Callable
 
-from . import _convolution, _path
-from . import _contrastive, _xie_seung
+from . import (
+    _contrastive,
+    _convolution,
+    _external,
+    _homeostasis,
+    _path,
+    _total_energy,
+    _xie_seung,
+)
 from ._demonstration import (
     Curve as Curve,
     Demonstration as Demonstration,
@@ -16,5 +23,8 @@ DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
     **_convolution.ITEMS,
     **_contrastive.ITEMS,
     **_xie_seung.ITEMS,
+    **_external.ITEMS,
+    **_homeostasis.ITEMS,
+    **_total_energy.ITEMS,
 }
 """By name, `PAPER.claim`; each takes seconds to two minutes on two cores."""

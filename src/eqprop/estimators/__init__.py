@@ -32,6 +32,7 @@ from ._equilibrium_propagation import (
 from ._holomorphic import (
     HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
 )
+from ._homeostasis import JacobianHomeostasis as JacobianHomeostasis
 from ._implicit_differentiation import (
     AdjointNotConverged as AdjointNotConverged,
     ImplicitDifferentiation as ImplicitDifferentiation,

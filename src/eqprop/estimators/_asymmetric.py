@@ -18,11 +18,13 @@ from jaxtyping import Array
 
 from ..relaxations._base import AbstractRelaxation, Dynamics
 from ..relaxations._euler import Euler
+from ..relaxations._hardware import HardwareInTheLoop
 from ..relaxations._sweep import Sweep
 from ..systems._base import AbstractSystem, AbstractVectorField, State
+from ..systems._total_energy import cost_of, has_total_energy
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._equilibrium_propagation import _along, EquilibriumPropagation
-from ._step import check_reference, cost_of, error_signal, norm
+from ._step import check_reference, error_signal, norm
 
 
 class AsymmetricEquilibriumPropagation(EquilibriumPropagation):
@@ -38,6 +40,11 @@ class AsymmetricEquilibriumPropagation(EquilibriumPropagation):
             raise ValueError(
                 "nudged is a Sweep; the correction −(J − Jᵀ)(s − s⁰) joins all "
                 "units, so no block is separable: use ep.Euler"
+            )
+        if isinstance(self.nudged, HardwareInTheLoop):
+            raise ValueError(
+                "nudged is a HardwareInTheLoop, and a device knows nothing of the "
+                "correction −(J − Jᵀ)(s − s⁰): use ep.Euler (`free` may be the device)"
             )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
@@ -70,6 +77,12 @@ class Symmetrized(AbstractVectorField):
 
     def readout(self, s: State) -> Array:
         return self.system.readout(s)
+
+    @property
+    def total_energy(self):
+        if not has_total_energy(self.system):
+            return None
+        return lambda x, y, s, beta: self.system.total_energy(x[0], y, s, beta)  # type: ignore[attr-defined]
 
     def velocity(self, x: Any, s: State) -> State:
         x, anchor = x
@@ -121,7 +134,7 @@ class DyadicEquilibriumPropagation(AbstractEstimator):
             def step(_, pair):
                 m, d = pair
                 _, pull = jax.vjp(dynamics.velocity, m)
-                push = error_signal(system, cost, m, y)
+                push = error_signal(system, cost, x, y, m)
                 rate = jax.tree.map(lambda j, c: j - self.beta * c, pull(d)[0], push)
                 moved = jax.tree.map(lambda u, v: u + self.dt * v, d, rate)
                 at = jax.tree.map(lambda u, v: u + self.dt * v, m, dynamics.velocity(m))
@@ -150,7 +163,7 @@ def _along_drift(system, cost, x, y, state, drift, weight):
         system, cost = model
 
         def one(x, y, s, q):
-            value = cost_of(system, cost, s, y)
+            value = cost_of(system, cost, x, y, s)
             return value - _along(system)(x, s, q), value
 
         total, value = jax.vmap(one)(x, y, state, drift)

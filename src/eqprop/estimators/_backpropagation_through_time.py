@@ -4,8 +4,9 @@ import equinox as eqx
 import jax
 
 from ..relaxations._base import AbstractRelaxation
+from ..systems._total_energy import cost_of
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
-from ._step import check_reference, cost_of, norm, step_map
+from ._step import check_reference, norm, step_map
 
 
 class BackpropagationThroughTime(AbstractEstimator):
@@ -48,7 +49,7 @@ class BackpropagationThroughTime(AbstractEstimator):
                     lambda u, _: (step(u), None), s, None, length=self.steps
                 )
                 moved = jax.tree.map(lambda a, b: a - b, last, s)
-                return cost_of(system, cost, last, y), norm(
+                return cost_of(system, cost, x, y, last), norm(
                     jax.lax.stop_gradient(moved)
                 )
 

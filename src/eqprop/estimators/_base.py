@@ -11,8 +11,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
+from ..relaxations._outside import hear
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
+from ..systems._total_energy import check_total_energy
 
 
 class Stats(eqx.Module):
@@ -72,15 +74,21 @@ class AbstractEstimator(eqx.Module):
         key: PRNGKeyArray | None = None,
         weight: Float[Array, " batch"] | None = None,
     ) -> Gradient:
-        """Estimate the gradient of the mean cost of the settled state."""
+        """Estimate the gradient of the mean cost of the settled state.
+
+        `cost` is `None` for a system whose total energy brings its own; one that is
+        given must equal it, which is checked outside of `jax.jit`.
+        """
         batch = _check.batch_size(x=x, y=y)
         if weight is not None and jnp.shape(weight) != (batch,):
             raise ValueError(
                 f"weight has shape {jnp.shape(weight)}; give one weight ≥ 0 per "
                 f"example, shape ({batch},)"
             )
-        gradient = self._compiled(system, cost, x, y, state, key, weight)
+        problem = (system, cost, x, y, state, key, weight)
+        gradient = hear(AbstractEstimator._compiled, self, *problem)
         if not isinstance(gradient.loss, Tracer):
+            check_total_energy(system, cost, x, y, gradient.equilibrium.state)
             self.check(gradient)
         return gradient
 
@@ -101,8 +109,7 @@ class AbstractEstimator(eqx.Module):
         """The free phase, then the rule; called with checked arguments."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         free = relax(system, x, self.free, state=state, key=keys[0])
-        one = _check.example(free.state)
-        _check.check_cost(system, cost, one, _check.example(y))
+        _check.check_cost(system, cost, *_check.example((x, y, free.state)))
         return self.at(system, cost, x, y, free, (keys[1], keys[2]), weight)
 
     @abc.abstractmethod

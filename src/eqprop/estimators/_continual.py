@@ -10,6 +10,7 @@ differences where there is no potential (its C-VF).  The first step adds ∂C/�
 that for η → 0 the sum telescopes to EP's contrast.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -19,11 +20,12 @@ import numpy as np
 from jaxtyping import PyTree, Scalar
 
 from ..systems._base import has_potential
+from ..systems._total_energy import nudge_energy
 from ..systems._parameters import by_layer, parameter_groups
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
 from ._equilibrium_propagation import _along, _stats, Nudging
 from ._path import NudgedPath, PathRule
-from ._step import cost_of, mean_cost
+from ._step import mean_cost
 
 
 class ContinualEquilibriumPropagation(PathRule):
@@ -84,7 +86,7 @@ class ContinualEquilibriumPropagation(PathRule):
         def increment(model, before, after):
             return _difference(model, x, y, before, after, beta, weight)
 
-        loss, first = mean_cost(model, y, start, weight)
+        loss, first = mean_cost(model, x, y, start, weight)
         path = NudgedPath(self.nudged, model, x, y, start, beta, nudged_key)
         nudged, total = path.accumulate(first, increment, learn, self.recorded)
         phases = jax.tree.map(lambda leaf: leaf[None], nudged)
@@ -126,7 +128,8 @@ def _difference(model, x, y, before, after, beta, weight) -> PyTree:
         system, cost = model
 
         def one(x, y, s, moved) -> Scalar:
-            value = cost_of(system, cost, moved, y) - cost_of(system, cost, s, y)
+            energy = functools.partial(nudge_energy, system, cost, x, y)
+            value = (energy(moved, beta) - energy(s, beta)) / beta
             if has_potential(system):
                 change = system.potential(x, moved) - system.potential(x, s)
                 return value + change / beta

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Dynamics, Equilibrium
+from ..relaxations._hardware import HardwareInTheLoop
 from ..systems import _check
 from ..systems._base import (
     AbstractMap,
@@ -33,6 +34,7 @@ from ..systems._base import (
     has_potential,
     State,
 )
+from ..systems._total_energy import batch_costs, has_total_energy
 from ._base import AbstractEstimator, Gradient, replace_ignored, Stats, weighted_mean
 from ._clamped import check_selection, Clamped
 from ._equilibrium_propagation import _contrast, check_beta, check_phases
@@ -61,6 +63,11 @@ class AbstractClampedContrast(AbstractEstimator):
 
     def __check_init__(self):
         check_phases(free=self.free, clamped=self.clamped)
+        if isinstance(self.clamped, HardwareInTheLoop):
+            raise ValueError(
+                "clamped is a HardwareInTheLoop, which is told of a nudge and not of "
+                "held outputs; use ep.EquilibriumPropagation, or ep.Euler here"
+            )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         self._check(system, cost, free, y)
@@ -83,7 +90,7 @@ class AbstractClampedContrast(AbstractEstimator):
         x, y, start = replace_ignored((x, y, free.state), weight)
         phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
         grads, _ = _contrast(system, _nothing, x, y, start, phases, betas, weight)
-        loss = jax.vmap(lambda s, y: cost(system.readout(s), y))(start, y)
+        loss = batch_costs(system, cost, x, y, start)
         return Gradient(
             loss=weighted_mean(loss, weight),
             grads=grads,
@@ -116,6 +123,12 @@ class AbstractClampedContrast(AbstractEstimator):
                 f"{rule} contrasts an energy, and {type(system).__name__} has no "
                 "potential; use ep.EquilibriumPropagation, which has a rule for vector "
                 "fields, or ep.AsymmetricEquilibriumPropagation"
+            )
+        if has_total_energy(system):
+            raise ValueError(
+                f"{rule} holds outputs in place of a nudge, and "
+                f"{type(system).__name__} brings a total energy with a nudge of its "
+                "own; use ep.EquilibriumPropagation, or write the energy alone"
             )
         if jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
             raise ValueError(

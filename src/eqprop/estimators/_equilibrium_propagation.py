@@ -4,7 +4,9 @@ With F = potential + β cost and s^β the state nudged by β,
 
     dJ/dθ = lim_{β→0} (1/β) (∂F/∂θ(β, s^β) − ∂F/∂θ(0, s⁰))    (paper A, eqs 22–24)
 
-and for a system without a potential (paper C, eq 16, its finite-β form)
+which is ∂C/∂θ + (∂E/∂θ(s^β) − ∂E/∂θ(s⁰))/β where F is affine in β.  F(β) may be any
+total energy; the parameters in it learn wherever they stand.  For a system without a
+potential it is (paper C, eq 16, its finite-β form)
 
     dJ/dθ ≈ ∂C/∂θ − (∂μ/∂θ(s⁰))ᵀ (s^β − s⁰)/β.
 """
@@ -19,6 +21,7 @@ from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
 from ..systems._base import AbstractSystem, State, has_potential
+from ..systems._total_energy import batch_costs, nudge_energy
 from ._base import (
     AbstractEstimator,
     Gradient,
@@ -92,7 +95,7 @@ class EquilibriumPropagation(AbstractEstimator):
         grads, cost_grads = _contrast(
             *(system, cost, x, y, start, phases, betas, weight, potential)
         )
-        loss = jax.vmap(lambda s, y: cost(system.readout(s), y))(start, y)
+        loss = batch_costs(system, cost, x, y, start)
         return Gradient(
             loss=weighted_mean(loss, weight),
             grads=grads,
@@ -165,7 +168,7 @@ def _contrast(
         system, cost = model
 
         def total(sign, beta, s, x, y) -> Scalar:
-            value = beta * cost(system.readout(s), y)
+            value = nudge_energy(system, cost, x, y, s, beta)
             if potential:
                 value = value + system.potential(x, s)
             return sign * value

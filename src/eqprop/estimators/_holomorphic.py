@@ -16,9 +16,9 @@ from jaxtyping import Array, Complex, Scalar
 
 from ..relaxations._base import AbstractRelaxation, relax, Status
 from ..systems._base import has_potential
+from ..systems._total_energy import batch_costs, nudge_energy
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._equilibrium_propagation import _along
-from ._step import cost_of
 
 
 class HolomorphicEquilibriumPropagation(AbstractEstimator):
@@ -83,7 +83,7 @@ class HolomorphicEquilibriumPropagation(AbstractEstimator):
         phases = jax.vmap(lambda s: replace_ignored(s, kept))(nudged.state)
         grads, cost_grads = _fourier(model, x, y, start, phases, betas, kept)
         system, cost = model
-        loss = jax.vmap(lambda s, y: cost_of(system, cost, s, y))(start, y)
+        loss = batch_costs(system, cost, x, y, start)
         values = {
             "nudged_steps": nudged.steps,
             "nudged_residual": nudged.residual,
@@ -129,10 +129,10 @@ def _fourier(
         system, cost = eqx.combine(params, static)
 
         def one(beta, s, x, y):
-            value = cost_of(system, cost, s, y)
+            value = nudge_energy(system, cost, x, y, s, beta)
             if has_potential(system):
-                value = value + system.potential(x, s) / beta  # type: ignore[attr-defined]
-            return value
+                value = value + system.potential(x, s)  # type: ignore[attr-defined]
+            return value / beta
 
         over_batch = jax.vmap(one, in_axes=(None, 0, 0, 0))
         values = jax.vmap(over_batch, in_axes=(0, 0, None, None))(betas, phases, x, y)

@@ -54,7 +54,7 @@ class ImplicitDifferentiation(AbstractEstimator):
         dt = getattr(self.free, "dt", 1.0)
 
         def solve(x, y, s):
-            first = error_signal(system, cost, s, y)
+            first = error_signal(system, cost, x, y, s)
             _, pull = jax.vjp(step_map(system, x, dt), s)
             return solve_fixed_point(lambda u: pull(u)[0], first)
 

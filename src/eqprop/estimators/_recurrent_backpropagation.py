@@ -41,7 +41,7 @@ class RecurrentBackpropagation(AbstractEstimator):
         x, y, state = replace_ignored((x, y, free.state), weight)
 
         def errors(x, y, s):
-            first = error_signal(system, cost, s, y)
+            first = error_signal(system, cost, x, y, s)
             _, pull = jax.vjp(step_map(system, x, self.dt), s)
 
             def iterate(_, carry):

@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..costs import AbstractCost
 from ..relaxations._base import Equilibrium, relax
+from ..relaxations._hardware import HardwareInTheLoop
 from ..systems import _check
 from ..systems._base import AbstractSystem, Block, State, has_potential
 from ._base import AbstractEstimator
@@ -55,6 +56,12 @@ def settle(
         raise ValueError(
             f"adjoint is {type(adjoint).__name__}, which {adjoint.no_adjoint}; use "
             "e.g. ep.EquilibriumPropagation"
+        )
+    if isinstance(getattr(adjoint, "nudged", None), HardwareInTheLoop):
+        raise ValueError(
+            "adjoint.nudged is a HardwareInTheLoop; here the nudge is a cotangent, "
+            "which a device that knows its own cost cannot apply: use ep.Euler, or "
+            "ep.RecurrentBackpropagation (`free` may be the device)"
         )
     _check.batch_size(x=x)
     return _settle((system, x), adjoint, state, key)

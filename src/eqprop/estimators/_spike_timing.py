@@ -26,10 +26,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 from ..systems._base import AbstractSystem, has_potential, State
+from ..systems._total_energy import nudge_energy
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
 from ._equilibrium_propagation import _along, _stats
 from ._path import NudgedPath, PathRule
-from ._step import cost_of, mean_cost
+from ._step import mean_cost
 
 PlasticityRule = Literal["rates", "potentials"]
 MISMATCH = "synapse_mismatch"
@@ -65,13 +66,14 @@ class SpikeTimingDependentPlasticity(PathRule):
         x, y, start = replace_ignored((x, y, free.state), weight)
         model = (system, cost)
         change = self._change(system)
-        loss, first = mean_cost(model, y, start, weight)
+        loss, first = mean_cost(model, x, y, start, weight)
 
         def phase(beta):
             def increment(model, before, after):
                 def one(system, cost, x, y, s, moved):
-                    paid = cost_of(system, cost, moved, y) - cost_of(system, cost, s, y)
-                    return change(system, x, s, moved) / beta + paid
+                    energy = functools.partial(nudge_energy, system, cost, x, y)
+                    paid = energy(moved, beta) - energy(s, beta)
+                    return (change(system, x, s, moved) + paid) / beta
 
                 def values(model):
                     one_of = functools.partial(one, *model)

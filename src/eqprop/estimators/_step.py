@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from ..relaxations._base import AbstractRelaxation, check_hyperparameters, Dynamics
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractSystem, State, state_gradient
+from ..systems._total_energy import batch_costs, cost_of
 from ._base import weighted_mean
 
 DENSE = 1500
@@ -39,25 +40,20 @@ def step_map(system: AbstractSystem, x: Any, dt: Any) -> Callable[[State], State
     return step
 
 
-def cost_of(system: AbstractSystem, cost: Any, s: State, y: Any) -> Scalar:
-    """C(readout(s), y) of one example."""
-    return cost(system.readout(s), y)
-
-
-def error_signal(system: AbstractSystem, cost: Any, s: State, y: Any) -> State:
+def error_signal(system: AbstractSystem, cost: Any, x: Any, y: Any, s: State) -> State:
     """∂C/∂s of one example: S̄_0."""
-    return state_gradient(lambda u: cost_of(system, cost, u, y), s)
+    return state_gradient(lambda u: cost_of(system, cost, x, y, u), s)
 
 
 def mean_cost(
-    model: Any, y: Any, state: State, weight: Float[Array, " batch"] | None
+    model: Any, x: Any, y: Any, state: State, weight: Float[Array, " batch"] | None
 ) -> tuple[Scalar, Any]:
     """Mean over the batch of C at these states, and its ∂/∂θ; model: (system, cost)."""
 
     @eqx.filter_value_and_grad
     def mean(model):
         system, cost = model
-        values = jax.vmap(lambda s, y: cost_of(system, cost, s, y))(state, y)
+        values = batch_costs(system, cost, x, y, state)
         return weighted_mean(values, weight)
 
     return mean(model)
@@ -81,7 +77,7 @@ def through_step(
         system, cost = model
 
         def one(x, y, s, error) -> tuple[Scalar, Scalar]:
-            value = cost_of(system, cost, s, y)
+            value = cost_of(system, cost, x, y, s)
             return value + inner(step_map(system, x, dt)(s), error), value
 
         total, value = jax.vmap(one)(x, y, state, adjoint)

@@ -18,6 +18,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..systems import _check
 from ..systems._base import AbstractSystem, State, state_gradient
+from ..systems._total_energy import (
+    check_total_energy,
+    has_total_energy,
+    nudge_energy,
+)
+from ._outside import hear
 
 
 class Status(enum.IntEnum):
@@ -48,7 +54,10 @@ class Equilibrium(eqx.Module):
 
 
 class Dynamics(eqx.Module):
-    """One example's system under a nudge: velocity − β ∂C/∂s (paper A, eq 4)."""
+    """One example's system under a nudge: velocity − β ∂C/∂s (paper A, eq 4).
+
+    A total energy F(β) nudges by −∂/∂s (F(β) − F(0)).  Without y the phase is free.
+    """
 
     system: AbstractSystem
     x: Any
@@ -57,12 +66,13 @@ class Dynamics(eqx.Module):
     beta: Any
 
     def velocity(self, s: State) -> State:
-        """velocity(x, s) − β ∂C(readout(s), y)/∂s; without a cost the free velocity."""
+        """velocity(x, s) − β ∂C(readout(s), y)/∂s."""
         free = self.system.velocity(self.x, s)
-        if self.cost is None:
+        if self.y is None:
             return free
-        force = state_gradient(lambda u: self.cost(self.system.readout(u), self.y), s)
-        return jax.tree.map(lambda v, f: v - self.beta * f, free, force)
+        problem = (self.system, self.cost, self.x, self.y)
+        force = state_gradient(lambda u: nudge_energy(*problem, u, self.beta), s)
+        return jax.tree.map(jnp.subtract, free, force)
 
 
 class AbstractRelaxation(eqx.Module):
@@ -101,6 +111,24 @@ class AbstractRelaxation(eqx.Module):
         if self.tol is None:
             return self._settle_steps(step, s)
         return self._settle_tolerance(step, s, self.tol)
+
+    def settle_batch(
+        self,
+        system: AbstractSystem,
+        x: PyTree[Array],
+        y: PyTree[Array] | None,
+        state: State,
+        cost: Any,
+        beta: Float[Array, "*batch"],
+        keys: PRNGKeyArray | None,
+    ) -> Equilibrium:
+        """A batch of examples, each settled on its own unless overridden."""
+
+        def settle(x, y, state, beta, key):
+            return self.settle(Dynamics(system, x, cost, y, beta), state, key)
+
+        axes = (0, 0, 0, 0 if beta.ndim else None, 0)
+        return jax.vmap(settle, in_axes=axes)(x, y, state, beta, keys)
 
     def _settle_steps(self, step: Callable, s: State) -> Equilibrium:
         """Exactly `steps` steps; only the last two are measured."""
@@ -176,39 +204,44 @@ def relax(
     - `x`, `y`: inputs and targets with a leading batch axis.
     - `state`: batched initial state; `system.init_state(x)` where `None`.
     - `cost`, `y`, `beta`: the nudge; `beta` is one number or one per example
-      (dimensionless), and needs the other two.
+      (dimensionless), and needs the other two.  Of a total energy, y and `beta`.
     - `key`: for stochastic relaxations, split over the batch.
 
     **Returns:** an `Equilibrium`; it never raises for a state that did not settle.
 
     **Raises:** `ValueError` if shapes do not agree or a nudge is incomplete.
     """
-    if (cost is None) != (y is None):
-        raise ValueError("a nudge needs both cost and y; give both or neither")
-    if cost is None and not (isinstance(beta, int | float) and beta == 0):
-        raise ValueError(f"beta={beta} has no effect without cost and y; give both")
+    check_nudge(system, cost, y, beta)
     batch = _check.batch_size(x=x, **({} if y is None else {"y": y}))
     if jnp.ndim(beta) > 1 or (jnp.ndim(beta) == 1 and len(beta) != batch):  # type: ignore[arg-type]
         raise ValueError(
             f"beta has shape {jnp.shape(beta)}; give one number or one per example, "
             f"shape ({batch},)"
         )
-    return _relax(system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
+    problem = (system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
+    found = hear(_relax, *problem)
+    if y is not None:
+        check_total_energy(system, cost, x, y, found.state)
+    return found
+
+
+def check_nudge(system: AbstractSystem, cost: Any, y: Any, beta: Any) -> None:
+    """Errors for half a nudge; a total energy brings its own cost."""
+    if cost is None and y is not None and has_total_energy(system):
+        return
+    if (cost is None) != (y is None):
+        raise ValueError("a nudge needs both cost and y; give both or neither")
+    if cost is None and not (isinstance(beta, int | float) and beta == 0):
+        raise ValueError(f"beta={beta} has no effect without cost and y; give both")
 
 
 @eqx.filter_jit
 def _relax(system, x, relaxation, state, cost, y, beta, key) -> Equilibrium:
     state = initial_state(system, x, state)
-    if cost is not None:
-        _check.check_cost(system, cost, _check.example(state), _check.example(y))
+    if y is not None:
+        _check.check_cost(system, cost, *_check.example((x, y, state)))
     keys = None if key is None else jax.random.split(key, _check.batch_size(x=x))
-
-    def settle(x, y, state, beta, key):
-        dynamics = Dynamics(system, x, cost, y, beta)
-        return relaxation.settle(dynamics, state, key)
-
-    beta_axis = 0 if beta.ndim else None
-    return jax.vmap(settle, in_axes=(0, 0, 0, beta_axis, 0))(x, y, state, beta, keys)
+    return relaxation.settle_batch(system, x, y, state, cost, beta, keys)
 
 
 def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..systems._base import Block, State
+from ..systems._total_energy import has_total_energy
 from ._base import AbstractRelaxation, Dynamics, check_hyperparameters
 from ._euler import largest
 
@@ -108,6 +109,12 @@ def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:
     (Gershgorin), and 2 diag(JᵀJ) − |J|ᵀ|J|1 the one below; the two agree where every
     output reads one unit.  A negative β needs the bound from below.
     """
+    if dynamics.y is not None and has_total_energy(dynamics.system):
+        raise ValueError(
+            "Sweep does not know the curvature of "
+            f"{type(dynamics.system).__name__}.total_energy in the nudged phase; "
+            "relax it with ep.Euler"
+        )
     upper = getattr(dynamics.cost, "curvature", 1.0)
     lower = getattr(dynamics.cost, "least_curvature", 0.0)
     known = isinstance(upper, int | float)  # else the cost's parameters decide

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from .. import data
 from ..data import _splits
-from ..systems import AbstractSystem, _check
+from ..systems import AbstractSystem, _check, has_total_energy
 from ..training import Config, Examples, UserModel
 
 
@@ -127,7 +127,8 @@ def load_user_model(path: str, copy: Path | None = None) -> tuple:
             "an instance of a subclass of ep.AbstractEnergy, ep.AbstractPrimitive, "
             "ep.AbstractMap or ep.AbstractVectorField"
         )
-    if not callable(cost) or isinstance(cost, type):
+    own = cost is None and has_total_energy(system)
+    if not own and (not callable(cost) or isinstance(cost, type)):
         raise ValueError(
             f"{name}() in {source} returned {_kind(cost)} as its cost; it must be a "
             "function (prediction, y) -> scalar, e.g. ep.SquaredError()"

@@ -33,5 +33,10 @@ from ._initializers import (
 from ._links import Convolution as Convolution
 from ._leaky import LeakyIntegrator as LeakyIntegrator
 from ._prototypical import PrototypicalNetwork as PrototypicalNetwork
+from ._total_energy import (
+    AbstractTotalEnergy as AbstractTotalEnergy,
+    batch_costs as batch_costs,
+    has_total_energy as has_total_energy,
+)
 from ._toy import toy_network as toy_network
 from ._xie_seung import XieSeungEnergy as XieSeungEnergy

@@ -9,11 +9,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._base import AbstractSystem, has_potential
+from ._total_energy import cost_of, has_total_energy
 
 
 def batch_size(**arrays: Any) -> int:
@@ -109,11 +111,22 @@ def check_given_state(system: AbstractSystem, expected: Any, found: Any) -> None
         )
 
 
-def check_cost(system: AbstractSystem, cost: Any, state: Any, y: Any) -> None:
+def check_cost(system: AbstractSystem, cost: Any, x: Any, y: Any, state: Any) -> None:
     """Check that the cost of one example is a scalar."""
+    total = has_total_energy(system)
+    if total and jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
+        raise ValueError(
+            f"the cost has parameters, and {type(system).__name__}.total_energy brings "
+            "a cost of its own; give cost=None, and put the parameters into the system"
+        )
+    if cost is None and not total:
+        raise ValueError(
+            f"cost is None, and {type(system).__name__} has no total_energy that would "
+            "bring one; give a cost, e.g. ep.SquaredError()"
+        )
     prediction = jax.eval_shape(system.readout, state)
     try:
-        value = jax.eval_shape(cost, prediction, y)
+        value = jax.eval_shape(lambda *one: cost_of(system, cost, *one), x, y, state)
     except Exception as error:
         raise ValueError(
             f"the cost failed on a prediction of shape {prediction.shape} and a target "

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Scalar
 
 from ._base import AbstractEnergy, AbstractPrimitive, State
+from ._total_energy import has_total_energy
 
 
 class DiscreteEnergy(AbstractPrimitive):
@@ -37,6 +38,16 @@ class DiscreteEnergy(AbstractPrimitive):
     def primitive(self, x, s: State) -> Scalar:
         squares = (jnp.sum(leaf**2) for leaf in jax.tree.leaves(s))
         return 0.5 * sum(squares) - self.dt * self.system.energy(x, s)
+
+    @property
+    def total_energy(self):
+        """ε F(β/ε) − ½‖s‖², where the energy has an F of its own."""
+        if not has_total_energy(self.system):
+            return None
+        return lambda x, y, s, beta: (
+            self.dt * self.system.total_energy(x, y, s, beta / self.dt)  # type: ignore[attr-defined]
+            - 0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(s))
+        )
 
     def project(self, s: State) -> State:
         return self.system.project(s)

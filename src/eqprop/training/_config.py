@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from ..estimators import AbstractEstimator, ESTIMATORS
+from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
 from ..relaxations import Euler, Sweep
 from ..systems import Convolution
 from ._models import Hopfield, Model
@@ -65,6 +65,7 @@ class Config:
             if not isinstance(value, kind):
                 found = repr(value) if isinstance(value, str) else type(value).__name__
                 raise ValueError(f"{name} is {found}; give {wanted}")
+        _encode(self.estimator)
         check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -80,6 +81,7 @@ _TYPES = (
     Optimizer,
     Sweep,
     *get_args(Model),
+    JacobianHomeostasis,
     *ESTIMATORS.values(),
 )
 
@@ -116,6 +118,11 @@ def _encode(value: Any) -> Any:
             for field in dataclasses.fields(value)  # type: ignore[arg-type]
         }
         return {"type": type(value).__name__, **fields}
+    if callable(value):
+        raise ValueError(
+            f"estimator holds the function {getattr(value, '__name__', value)!r}, and "
+            "config.json cannot hold a program; train it with ep.fit"
+        )
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     if isinstance(value, dict):

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..relaxations import AbstractRelaxation, initial_state, Status, relax
+from ..relaxations import (
+    AbstractRelaxation,
+    HardwareInTheLoop,
+    initial_state,
+    relax,
+    Status,
+)
 from ..systems._parameters import parameter_name
 from ._loop import Trainer, TrainState
 
@@ -33,6 +39,11 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
     bad = np.asarray(equilibrium.status) == Status.diverged
     if bad.any():
         example = int(np.argmax(bad))
+        if isinstance(free, HardwareInTheLoop):
+            return TrainingDiverged(
+                f"in {where} the model's velocity is not finite at the state that the "
+                f"device returned for example {example} of the batch."
+            )
         one = jax.tree.map(lambda leaf: leaf[example][None], (x, particles))
         t, layer = _first_bad_step(system, free, *one)
         return TrainingDiverged(

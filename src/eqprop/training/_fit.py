@@ -11,7 +11,9 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..estimators import AbstractEstimator
+from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
+from ..systems._total_energy import check_total_energy, has_total_energy
 from ._diagnosis import diagnose
 from ._loop import evaluate, Examples, metrics, Trainer, TrainState
 from ._optimizer import check_counts, Optimizer
@@ -137,6 +139,10 @@ def make_trainer(
     # A model that does not fit its data is an error before anything runs.
     first = jax.tree.map(lambda leaf: leaf[:batch_size], (x, y))
     eqx.filter_eval_shape(trainer.estimator, system, cost, *first, key=trainer.key)
+    # Here, as training is compiled as a whole; away from the start, where much is 0.
+    if has_total_energy(system):
+        away = relax(system, first[0], Euler(dt=0.1, steps=5)).state
+        check_total_energy(system, cost, first[0], first[1], away)
     return trainer
 
 

@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..costs import outputs_of
 from ..estimators import AbstractEstimator
+from ..relaxations._outside import hear
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
-from ..systems import AbstractSystem
+from ..systems import AbstractSystem, batch_costs
 from ..systems._parameters import parameter_name
 
 CHUNK_SECONDS = 0.4
@@ -118,7 +119,7 @@ class Trainer(eqx.Module):
         while stop < self.steps and not state.failed:
             start, stop = stop, min(stop + length, self.steps)
             began = time.perf_counter()
-            state = _advance((self, order, jnp.array(stop)), state)
+            state = hear(_advance, (self, order, jnp.array(stop)), state)
             jax.block_until_ready(state.step)
             seconds = max(time.perf_counter() - began, 1e-6)
             rate = (stop - start) / seconds
@@ -269,7 +270,8 @@ def evaluate(
     The states start from `particles`, or from `init_state` where `None`.  The error
     is `None` where y holds no classes.
     """
-    sums, particles = _evaluate(system, cost, relaxation, x, y, particles)
+    problem = (system, cost, relaxation, x, y, particles)
+    sums, particles = hear(_evaluate, *problem)
     examples = len(jax.tree.leaves(x)[0])
     found = {name: float(value) / examples for name, value in sums.items()}
     error = found.pop("errors")
@@ -294,7 +296,9 @@ def _evaluate(system, cost, relaxation, x, y, particles):
                 particles,
                 equilibrium.state,
             )
+        loss = batch_costs(system, cost, inputs, targets, equilibrium.state)
         measured = _measure_states(system, cost, equilibrium, targets, kept)
+        measured["loss"] = jnp.sum(jnp.where(kept, loss, 0))
         return {name: sums[name] + measured[name] for name in sums}, particles
 
     zero = {name: jnp.zeros(()) for name in _STATE_SUMS}
@@ -347,8 +351,6 @@ def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
         "settled": equilibrium.status == Status.settled,
         "residual": equilibrium.residual,
     }
-    if cost is not None:
-        sums["loss"] = jax.vmap(cost)(prediction, y)
     return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
 
 

@@ -17,7 +17,6 @@ from jaxtyping import Array, PyTree
 
 from ..estimators._base import weighted_mean
 from ..estimators._step import (
-    cost_of,
     inner,
     norm,
     solve_fixed_point,
@@ -26,6 +25,7 @@ from ..estimators._step import (
 from ..relaxations._base import Dynamics
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractSystem, State, has_potential
+from ..systems._total_energy import cost_of
 from ._fixed_point import random_like
 
 PROBES = 3
@@ -169,7 +169,7 @@ def ep_limit(system, cost, x, y, state, dt):
         system, cost = model
 
         def one(x, y, s, q):
-            value = cost_of(system, cost, s, y)
+            value = cost_of(system, cost, x, y, s)
             if not has_potential(system):
                 return value - inner(system.velocity(x, s), q)
 

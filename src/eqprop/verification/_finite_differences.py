@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..estimators._step import cost_of, through_step
+from ..estimators._step import through_step
 from ..systems._base import AbstractSystem
+from ..systems._total_energy import batch_costs
 from ._fixed_point import FixedPoint, random_like, settle
 from ._metrics import flat
 
@@ -47,7 +48,7 @@ def finite_difference_error(
         moved[number] = moved[number] + h * direction
         model = eqx.combine(jax.tree.unflatten(treedef, moved), static)
         state = settle(model[0], x, point.relaxation, point.state)[0]
-        return float(_mean_cost(model, y, state))
+        return float(_mean_cost(model, x, y, state))
 
     active = _active(system, cost, x, y, point)
     here = settled_cost(0, 0 * leaves[0], 0.0)
@@ -105,6 +106,6 @@ def _direction(g: Array, number: int) -> Array:
 
 
 @eqx.filter_jit
-def _mean_cost(model, y, state) -> Array:
+def _mean_cost(model, x, y, state) -> Array:
     system, cost = model
-    return jnp.mean(jax.vmap(lambda s, y: cost_of(system, cost, s, y))(state, y))
+    return jnp.mean(batch_costs(system, cost, x, y, state))

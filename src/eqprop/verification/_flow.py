@@ -21,10 +21,11 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ..estimators._equilibrium_propagation import _contrast
 from ..estimators._step import error_signal, through_step
-from ..relaxations._base import Dynamics, initial_state
+from ..relaxations._base import check_nudge, Dynamics, initial_state
 from ..relaxations._euler import largest
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
+from ..systems._total_energy import batch_costs, check_total_energy
 from ._process import Process
 
 
@@ -45,9 +46,7 @@ def flow(
     `cost` and `y`.  Differentiable in all arrays but the times.  Raises `ValueError`
     also where `system.project` would move a state.
     """
-    without = cost is None and not (isinstance(beta, int | float) and beta == 0)
-    if without or (cost is None) != (y is None):
-        raise ValueError(f"a nudge beta={beta} needs both cost and y; give all three")
+    check_nudge(system, cost, y, beta)
     s, times, tol = _prepared(system, cost, x, y, s, times, tol)
     states, moved = _flow(system, x, s, times, cost, y, jnp.asarray(beta), tol)
     return _refuse(
@@ -97,7 +96,7 @@ def projected_cost(
     # The states in between are there to be checked against `project`.
     states = flow(system, x, s, np.linspace(0, t, 9) if t > 0 else t, tol=tol)
     last = jax.tree.map(lambda leaf: leaf[-1], states)
-    return jnp.mean(jax.vmap(lambda s, y: cost(system.readout(s), y))(last, y))
+    return jnp.mean(batch_costs(system, cost, x, y, last))
 
 
 def rbp_flow(
@@ -133,7 +132,7 @@ def _rbp(system, cost, x, y, s0, times, tol):
     def field(carry, _):
         return jax.vmap(adjoint)(x, s0, carry[0]), carry[0]
 
-    start = jax.vmap(lambda s, y: error_signal(system, cost, s, y))(s0, y)
+    start = jax.vmap(lambda x, y, s: error_signal(system, cost, x, y, s))(x, y, s0)
     zero = jax.tree.map(jnp.zeros_like, start)
     states, integrals = _solve(field, (start, zero), times, tol)
     # The derivative of a step of dt = 1 is D ∂velocity/∂θ.
@@ -271,8 +270,9 @@ def _prepared(system, cost, x, y, state, times, tol, beta=1.0):
     state = initial_state(system, x, state)
     if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(state)):
         raise ValueError("the state is complex; the flow is that of real states")
-    if cost is not None:
-        _check.check_cost(system, cost, _check.example(state), _check.example(y))
+    if y is not None:
+        _check.check_cost(system, cost, *_check.example((x, y, state)))
+        check_total_energy(system, cost, x, y, state)
     dtype = jnp.result_type(*jax.tree.leaves(state))
     values = np.atleast_1d(np.asarray(times, float))
     increasing = values.ndim == 1 and values.size and (np.diff(values) > 0).all()

@@ -9,15 +9,23 @@ import numpy as np
 from ..estimators import AbstractEstimator, EquilibriumPropagation
 from ..relaxations._base import AbstractRelaxation, relax
 from ..relaxations._euler import Euler
+from ..relaxations._hardware import HardwareInTheLoop
 from ..relaxations._sweep import Sweep
 from ..systems import _check
 from ..systems._base import has_potential
+from ..systems._total_energy import batch_costs, check_total_energy
 
 
 def check_arguments(free, estimators, beta, dt, steps, examples) -> None:
     if free is not None and not isinstance(free, AbstractRelaxation):
         raise ValueError(
             f"free is {free!r}; give a relaxation, e.g. ep.Euler(0.1, 1000)"
+        )
+    if isinstance(free, HardwareInTheLoop):
+        raise ValueError(
+            "free is a HardwareInTheLoop; theorems are tested where the model settles "
+            "to rounding, which a device cannot: give ep.Euler, and the device's "
+            "estimator as estimators={'device': …}"
         )
     for name, rule in (estimators or {}).items():
         if not isinstance(rule, AbstractEstimator):
@@ -36,14 +44,14 @@ def _start_values(system, cost, x, y, state) -> dict[str, Any]:
     values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
     if has_potential(system):
         values["energy or primitive"] = jax.vmap(system.potential)(x, state)
-    values["cost"] = jax.vmap(lambda s, y: cost(system.readout(s), y))(state, y)
+    values["cost"] = batch_costs(system, cost, x, y, state)
     return values
 
 
 def check_start(system, cost, x, y) -> None:
     """What makes every number meaningless: nothing to learn, or NaN from the start."""
     state = relax(system, x, Euler(dt=1.0, steps=0)).state
-    _check.check_cost(system, cost, _check.example(state), _check.example(y))
+    _check.check_cost(system, cost, *_check.example((x, y, state)))
     name = type(system).__name__
     if not jax.tree.leaves(eqx.filter((system, cost), eqx.is_inexact_array)):
         raise ValueError(
@@ -57,6 +65,7 @@ def check_start(system, cost, x, y) -> None:
         if not np.isfinite(np.asarray(leaf)).all():
             where = jax.tree_util.keystr(path[1:]).lstrip(".")
             raise ValueError(f"{name}: the parameter {where} holds NaN or infinity")
+    check_total_energy(system, cost, x, y, state)
     for what, value in _start_values(system, cost, x, y, state).items():
         finite = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(value)]
         if not all(leaf.all() for leaf in finite):

@@ -33,6 +33,7 @@ from ..relaxations._base import AbstractRelaxation, Dynamics, relax
 from ..relaxations._euler import Euler
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
+from ..systems._total_energy import check_total_energy
 from ._process import Process
 
 ProcessNudging = Literal["centered", "one-sided"]
@@ -122,7 +123,8 @@ def _free_state(system, cost, x, y, free, dt, steps, state) -> State:
     check_reference("the process", free, dt, steps)
     _check.batch_size(x=x, y=y)
     s = relax(system, x, free, state=state).state
-    _check.check_cost(system, cost, _check.example(s), _check.example(y))
+    _check.check_cost(system, cost, *_check.example((x, y, s)))
+    check_total_energy(system, cost, x, y, s)
     return s
 
 
@@ -164,7 +166,7 @@ def _nudged_path(system, cost, x, y, state, dt, steps, betas) -> State:
 def _rbp(system, cost, x, y, state, dt, steps) -> Process:
     def errors(x, y, s):
         _, pull = jax.vjp(step_map(system, x, dt), s)
-        first = error_signal(system, cost, s, y)
+        first = error_signal(system, cost, x, y, s)
         zero = jax.tree.map(jnp.zeros_like, first)
 
         def iterate(carry, _):
@@ -199,7 +201,7 @@ def _bptt(system, cost, x, y, state, dt, steps) -> Process:
         return carry, carry
 
     last, before = jax.vmap(forward, out_axes=(0, 1))(x, state)
-    error = jax.vmap(lambda s, y: error_signal(system, cost, s, y))(last, y)
+    error = jax.vmap(lambda x, y, s: error_signal(system, cost, x, y, s))(x, y, last)
     # Θ̄_0 = ∂C/∂θ(s_K): the gradient through no step at all.
     zero = jax.tree.map(jnp.zeros_like, error)
     grads, cost_grads = through_step(system, cost, x, y, last, zero, dt, None)[1]

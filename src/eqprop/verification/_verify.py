@@ -27,6 +27,7 @@ from ..systems._base import (
     AbstractSystem,
     has_potential,
 )
+from ..systems._total_energy import AbstractTotalEnergy, check_total_energy
 from . import _judge
 from ._comparison import (
     compare_layers,
@@ -133,6 +134,7 @@ class _Problem:
 def kind(system: AbstractSystem) -> str:
     """Which of the five descriptions a system is."""
     for cls, name in (
+        (AbstractTotalEnergy, "total energy"),
         (AbstractEnergy, "energy"),
         (AbstractPrimitive, "primitive function"),
         (AbstractMap, "map, EP approximate by declaration"),
@@ -186,6 +188,7 @@ def _contracting_dt(system, x, point: FixedPoint) -> float | None:
 def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     """Everything that is measured at s⁰, and what it means."""
     system, cost, x, y = problem
+    check_total_energy(system, cost, x, y, point.state)
     free, here = _equilibrium(point), Euler(dt=point.dt, steps=0)
     steps = steps or _process_length(problem, point)
     place = (point.state, point.dt, steps)
@@ -198,7 +201,7 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     off, without = finite_difference_error(system, cost, x, y, point, reference)
     _judge.finite_differences(found, off, reference, without)
     rbp, bptt, apart = reference_processes(problem, place)
-    signals, curvature = _cost_at(system, cost, y, point.state)
+    signals, curvature = _cost_at(system, cost, x, y, point.state)
     signal = found.facts["signal"] = float(np.max(signals))
     if signal < 1e-9 * max(curvature, 1e-300):
         found.promise = (
@@ -277,20 +280,23 @@ def _estimator_orders(problem, point, found, free, reference, high) -> None:
         _judge.order_of_estimator(found, name, (errors[0], errors[1]), 4.0)
 
 
-def _cost_at(system, cost, y, state) -> tuple[np.ndarray, float]:
+def _cost_at(system, cost, x, y, state) -> tuple[np.ndarray, float]:
     """max |∂C/∂s| of each example, and how strongly ∂C/∂s changes with s."""
-    signals, bends = _cost_derivatives(system, cost, y, state, random_like(state, 2))
+    signals, bends = _cost_derivatives(system, cost, x, y, state, random_like(state, 2))
     bend = float(np.max(np.asarray(bends)))
     return np.asarray(signals), bend if np.isfinite(bend) else 0.0
 
 
 @eqx.filter_jit
-def _cost_derivatives(system, cost, y, state, probe):
-    def one(s, y, v):
-        first, change = jax.jvp(lambda u: error_signal(system, cost, u, y), (s,), (v,))
+def _cost_derivatives(system, cost, x, y, state, probe):
+    def one(x, y, s, v):
+        def error(u):
+            return error_signal(system, cost, x, y, u)
+
+        first, change = jax.jvp(error, (s,), (v,))
         return largest(first), largest(change) / largest(v)
 
-    return jax.vmap(one)(state, y, probe)
+    return jax.vmap(one)(x, y, state, probe)
 
 
 def _equilibrium(point: FixedPoint) -> Equilibrium:
