@@ -14,12 +14,15 @@ from .estimators import (
     AsymmetricEquilibriumPropagation as AsymmetricEquilibriumPropagation,
     BackpropagationThroughTime as BackpropagationThroughTime,
     DyadicEquilibriumPropagation as DyadicEquilibriumPropagation,
+    BoltzmannLearning as BoltzmannLearning,
+    ContrastiveDivergence as ContrastiveDivergence,
     EquilibriumPropagation as EquilibriumPropagation,
     Gradient as Gradient,
     HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
     ImplicitDifferentiation as ImplicitDifferentiation,
     RecurrentBackpropagation as RecurrentBackpropagation,
     settle as settle,
+    StochasticEquilibriumPropagation as StochasticEquilibriumPropagation,
     Symmetrized as Symmetrized,
 )
 from .relaxations import (
@@ -27,6 +30,7 @@ from .relaxations import (
     Dynamics as Dynamics,
     Equilibrium as Equilibrium,
     Euler as Euler,
+    Langevin as Langevin,
     relax as relax,
     Status as Status,
     Sweep as Sweep,

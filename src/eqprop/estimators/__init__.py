@@ -20,6 +20,10 @@ from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
     Nudging as Nudging,
 )
+from ._boltzmann import (
+    BoltzmannLearning as BoltzmannLearning,
+    ContrastiveDivergence as ContrastiveDivergence,
+)
 from ._holomorphic import (
     HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
 )
@@ -32,3 +36,6 @@ from ._recurrent_backpropagation import (
     RecurrentBackpropagation as RecurrentBackpropagation,
 )
 from ._settle import settle as settle
+from ._stochastic import (
+    StochasticEquilibriumPropagation as StochasticEquilibriumPropagation,
+)

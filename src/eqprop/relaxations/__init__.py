@@ -12,4 +12,5 @@ from ._base import (
     relax as relax,
 )
 from ._euler import Euler as Euler
+from ._langevin import Langevin as Langevin
 from ._sweep import Sweep as Sweep

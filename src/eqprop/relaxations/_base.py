@@ -14,10 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from ..systems import _check
-from ..systems._base import AbstractSystem, State, state_gradient
+from ..systems._base import AbstractSystem, energy_of, State, state_gradient
 
 
 class Status(enum.IntEnum):
@@ -63,6 +63,13 @@ class Dynamics(eqx.Module):
             return free
         force = state_gradient(lambda u: self.cost(self.system.readout(u), self.y), s)
         return jax.tree.map(lambda v, f: v - self.beta * f, free, force)
+
+    def energy(self, s: State) -> Scalar:
+        """F = E + β C, which the velocity descends (paper A, eq 3)."""
+        value = energy_of(self.system)(self.x, s)
+        if self.cost is None:
+            return value
+        return value + self.beta * self.cost(self.system.readout(s), self.y)
 
 
 class AbstractRelaxation(eqx.Module):
