@@ -24,7 +24,18 @@ from ._console import (
 from ._progress import Progress
 
 FEW_SETTLED = 0.5
-Rule = Literal["ep", "asym", "dyadic", "holomorphic", "rbp", "bptt", "implicit"]
+Rule = Literal[
+    "ep",
+    "asym",
+    "dyadic",
+    "holomorphic",
+    "stochastic",
+    "boltzmann",
+    "cd",
+    "rbp",
+    "bptt",
+    "implicit",
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,22 +4,29 @@ import dataclasses
 import difflib
 
 from ..relaxations._base import AbstractRelaxation
+from ..relaxations._langevin import Langevin
 from ._asymmetric import (
     AsymmetricEquilibriumPropagation,
     DyadicEquilibriumPropagation,
 )
 from ._backpropagation_through_time import BackpropagationThroughTime
 from ._base import AbstractEstimator
+from ._boltzmann import BoltzmannLearning, ContrastiveDivergence
 from ._equilibrium_propagation import EquilibriumPropagation
 from ._holomorphic import HolomorphicEquilibriumPropagation
 from ._implicit_differentiation import ImplicitDifferentiation
 from ._recurrent_backpropagation import RecurrentBackpropagation
+from ._sampling import AbstractSampler
+from ._stochastic import StochasticEquilibriumPropagation
 
 ESTIMATORS: dict[str, type[AbstractEstimator]] = {
     "ep": EquilibriumPropagation,
     "asym": AsymmetricEquilibriumPropagation,
     "dyadic": DyadicEquilibriumPropagation,
     "holomorphic": HolomorphicEquilibriumPropagation,
+    "stochastic": StochasticEquilibriumPropagation,
+    "boltzmann": BoltzmannLearning,
+    "cd": ContrastiveDivergence,
     "rbp": RecurrentBackpropagation,
     "bptt": BackpropagationThroughTime,
     "implicit": ImplicitDifferentiation,
@@ -42,6 +49,8 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
     if kind is ImplicitDifferentiation:
         return ImplicitDifferentiation(like.free)
     nudged: AbstractRelaxation = getattr(like, "nudged", like.free)
+    if issubclass(kind, AbstractSampler):
+        return _sampler(kind, like, nudged)
     if "nudged" in {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
         beta = getattr(like, "beta", 0.25)
         return kind(like.free, nudged, beta)  # type: ignore[call-arg]
@@ -49,3 +58,29 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
     if dt is None:  # a sweep does more than a step of Euler's
         return kind(like.free)  # type: ignore[call-arg]
     return kind(like.free, dt, nudged.steps)  # type: ignore[call-arg]
+
+
+def _sampler(
+    kind: type[AbstractSampler], like: AbstractEstimator, nudged: AbstractRelaxation
+) -> AbstractEstimator:
+    """A stochastic rule: phases without noise become unadjusted chains at T = 1e-3.
+
+    Those hold for any potential and bounds; a sweep becomes two steps of dt = 0.5.
+    """
+    warm = getattr(like, "clamped", nudged)
+    chains = [
+        phase if isinstance(phase, Langevin) else _warm(phase)
+        for phase in (like.free, warm)
+    ]
+    if kind is StochasticEquilibriumPropagation:
+        beta = getattr(like, "beta", 0.25)
+        return StochasticEquilibriumPropagation(*chains, beta=beta)
+    if kind is ContrastiveDivergence:
+        return ContrastiveDivergence(*chains, steps=20)
+    return BoltzmannLearning(*chains)
+
+
+def _warm(phase: AbstractRelaxation) -> Langevin:
+    dt = getattr(phase, "dt", None)
+    steps = phase.steps if dt is not None else 2 * phase.steps
+    return Langevin(dt or 0.5, steps, temperature=1e-3, adjusted=False)

@@ -105,7 +105,8 @@ def predict(run: Run, x: Any) -> np.ndarray:
 def _readouts(
     system: AbstractSystem, x: PyTree[Array], relaxation: AbstractRelaxation
 ) -> Array:
-    return jax.vmap(system.readout)(relax(system, x, relaxation).state)
+    found = relax(system, x, relaxation, key=jax.random.key(0))
+    return jax.vmap(system.readout)(found.state)
 
 
 def _targets(run: Run, y: Any) -> Any:

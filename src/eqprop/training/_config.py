@@ -17,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
 from ..estimators import AbstractEstimator, ESTIMATORS
-from ..relaxations import Euler, Sweep
+from ..relaxations import Euler, Langevin, Sweep
 from ._optimizer import check_counts, Optimizer
 
 ACTIVATIONS = {
@@ -163,6 +163,7 @@ _TYPES = (
     Config,
     Euler,
     Hopfield,
+    Langevin,
     Optimizer,
     Sweep,
     UserModel,
