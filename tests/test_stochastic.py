@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from tolerances import FIXED_POINT, IDENTITY
+from tolerances import IDENTITY
 from zoo import batch, box_hopfield, field, hopfield, primitive, quadratic, tanh_map
 
 import eqprop as ep
+from eqprop.estimators._clamped import Clamped
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -47,7 +48,9 @@ def moments(system, x, y, beta, **options):
         cost = 0.5 * off @ off + 0.5 * np.trace(SELECT @ covariance @ SELECT.T)
         second = 0.5 * (np.outer(mean, mean) + covariance)
         rows.append(
-            np.concatenate([[cost], second.ravel(), -np.outer(mean, one).ravel(), -mean])
+            np.concatenate(
+                [[cost], second.ravel(), -np.outer(mean, one).ravel(), -mean]
+            )
         )
     return np.mean(rows, 0)
 
@@ -76,6 +79,23 @@ def surprise(system, x, y):
     return 0.5 * jnp.mean(square) + 0.5 * jnp.linalg.slogdet(spread)[1]
 
 
+# What is compiled once and called once need not be optimised.
+quick = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 1}
+)
+
+
+def call(rule, system, x, y, **options):
+    """One call of a rule."""
+    return quick(lambda x, y: rule(system, COST, x, y, **options))(x, y)
+
+
+def relax(system, x, relaxation, seed=0):
+    """Free chains."""
+    key = jax.random.key(seed)
+    return quick(lambda x: ep.relax(system, x, relaxation, key=key))(x)
+
+
 def flat(gradient):
     return ravel_pytree(gradient.grads)[0]
 
@@ -86,16 +106,18 @@ def problem():
         return quadratic(), *batch(size=2)
 
 
-def replicas(rule, count=64, system=None, seed=0):
-    """Losses and gradients of independent repetitions."""
-    system, x, y = (system or problem()[0], *problem()[1:])
+@functools.cache
+def replicas(rule, count=64):
+    """Losses with gradients, and stats, of independent repetitions."""
+    system, x, y = problem()
 
     def one(key):
         found = rule(system, COST, x, y, key=key)
         stats = {k: v for k, v in found.stats.values.items() if v.ndim < 1}
         return jnp.append(found.loss, flat(found)), stats
 
-    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count))
+    found = quick(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
+    return jax.tree.map(np.asarray, found)
 
 
 def z_scores(values, exact):
@@ -115,7 +137,7 @@ def stochastic(adjusted=True, nudging="centered", **options):
 def test_the_oracles_agree():
     """The contrast tends to autodiff's gradient; dE[C]/dβ = −Var(C)/T."""
     system, x, y = problem()
-    exact = ravel_pytree(jax.grad(objective)(system, x, y))[0]
+    exact = ravel_pytree(quick(jax.grad(objective))(system, x, y))[0]
     found = contrast(system, x, y, 1e-4, -1e-4, temperature=T)
     np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-7)
     slope = [moments(system, x, y, b)[0] for b in (1e-4, -1e-4)]
@@ -130,8 +152,9 @@ def test_the_oracles_agree():
     )
 
 
-@pytest.mark.parametrize("adjusted", [True, False])
-@pytest.mark.parametrize("nudging", ["centered", "one-sided"])
+@pytest.mark.parametrize(
+    ("adjusted", "nudging"), [(True, "centered"), (False, "one-sided")]
+)
 def test_stochastic_gradient_is_that_of_the_law(adjusted, nudging):
     """Loss and every gradient within the error of 64 repetitions.
 
@@ -159,14 +182,14 @@ def test_stochastic_gradient_is_that_of_the_law(adjusted, nudging):
 def test_response_is_fluctuation():
     """E[∂C/∂θ] − Cov(C, ∂E/∂θ)/T over samples of p⁰ is dJ̃/dθ."""
     system, x, y = problem()
-    many = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 20000, 0), (x, y))
-    s = ep.relax(system, many[0], chain(), key=jax.random.key(3)).state
+    many = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 4000, 0), (x, y))
+    s = relax(system, many[0], chain(), 3).state
     cost = jax.vmap(lambda s, y: COST(system.readout(s), y))(s, many[1])
     force = jax.vmap(lambda x, s: ravel_pytree(jax.grad(_energy)(system, x, s))[0])(
         many[0], s
     )
     products = -(cost - cost.mean())[:, None] * (force - force.mean(0)) / T
-    exact = ravel_pytree(jax.grad(objective)(system, x[:1], y[:1]))[0]
+    exact = ravel_pytree(quick(jax.grad(objective))(system, x[:1], y[:1]))[0]
     assert np.abs(z_scores(products, exact)).max() < 4
     assert np.abs(z_scores(2 * products, exact)).max() > 10
 
@@ -175,34 +198,30 @@ def _energy(system, x, s):
     return system.energy(x, s)
 
 
-def test_common_noise_reduces_the_variance():
-    """By the factor that is measured, at the same mean."""
-    spread = {}
-    for common in (True, False):
-        rule = stochastic(samples=5, beta=0.1, common_noise=common)
-        values, _ = replicas(rule, 48)
-        spread[common] = np.var(values[:, 1:], 0, ddof=1).sum()
-    assert spread[False] / spread[True] > 20
-
-
-def test_the_error_falls_with_the_square_root_of_the_chains():
-    few, many = (replicas(stochastic(chains=c, samples=5), 48)[0] for c in (2, 32))
-    ratio = np.std(few, 0)[1:].mean() / np.std(many, 0)[1:].mean()
-    assert ratio == pytest.approx(4, rel=0.25)
+def test_errors_fall_with_common_noise_and_with_chains():
+    """Independent noise multiplies the variance; 8 chains divide it by 8."""
+    common, apart, one = (
+        np.var(replicas(rule)[0][:, 1:], 0, ddof=1).sum()
+        for rule in (
+            stochastic(),
+            stochastic(common_noise=False),
+            stochastic(chains=1),
+        )
+    )
+    assert apart / common > 3
+    assert one / common == pytest.approx(8, rel=0.3)
 
 
 def test_without_temperature_it_is_deterministic():
-    """T → 0: EP's own gradient, for a network and for a primitive."""
+    """T → 0: EP's own gradient."""
     cold = chain(400, False, 1e-18)
     settle = ep.Euler(0.25, 2000, 1e-13)
-    for system in (hopfield((3, 4, 2)), primitive()):
-        x, y = batch(size=2)
-        ep_rule = ep.EquilibriumPropagation(settle, settle, 0.1)
-        rule = ep.StochasticEquilibriumPropagation(cold, cold, 0.1, samples=2)
-        found = rule(system, COST, x, y, key=jax.random.key(0))
-        expected = ep_rule(system, COST, x, y)
-        np.testing.assert_allclose(flat(found), flat(expected), atol=1e-7)
-        assert found.loss == pytest.approx(float(expected.loss), abs=1e-7)
+    system, (x, y) = hopfield((3, 4, 2)), batch(size=2)
+    expected = ep.EquilibriumPropagation(settle, settle, 0.1)(system, COST, x, y)
+    rule = ep.StochasticEquilibriumPropagation(cold, cold, 0.1, samples=2)
+    found = call(rule, system, x, y, key=jax.random.key(0))
+    np.testing.assert_allclose(flat(found), flat(expected), atol=1e-7)
+    assert float(found.loss) == pytest.approx(float(expected.loss), abs=1e-7)
 
 
 class Double(ep.AbstractEnergy):
@@ -235,7 +254,7 @@ def test_adjusted_law_within_bounds(bound):
     exact = np.array([weights @ s, weights @ s**2])
     deviations = []
     for adjusted in (True, False):
-        found = ep.relax(system, x, chain(80, adjusted, dt=0.15), key=jax.random.key(4))
+        found = relax(system, x, chain(40, adjusted, dt=0.15), 4)
         u = np.asarray(found.state)[:, 0]
         deviations.append(np.abs(z_scores(np.stack([u, u**2], 1), exact)).max())
         assert u.min() >= -0.3
@@ -249,7 +268,7 @@ def test_adjusted_primitive_has_the_law_of_its_flow():
     """Φ's velocity ∂Φ/∂s − s descends ½‖s‖² − Φ, so the precision is (1 − M)/T."""
     system = primitive()
     x = jnp.zeros((4000, 3))
-    s = np.asarray(ep.relax(system, x, chain(80), key=jax.random.key(1)).state)
+    s = np.asarray(relax(system, x, chain(40), 1).state)
     exact = T * np.linalg.inv(np.eye(4) - np.asarray(system.M))
     products = (s[:, :, None] * s[:, None]).reshape(len(s), -1)
     assert np.abs(z_scores(products, exact.ravel())).max() < 4
@@ -264,28 +283,26 @@ def test_boltzmann_gradient_is_that_of_the_surprise():
     """−d log p(y|x)/dθ in A, W and b."""
     system, x, y = problem()
     values, stats = replicas(boltzmann())
-    exact = ravel_pytree(jax.grad(surprise)(system, x, y))[0]
+    exact = ravel_pytree(quick(jax.grad(surprise))(system, x, y))[0]
     scores = z_scores(values[:, 1:], exact)
     assert np.abs(scores).max() < 4
     assert np.abs(z_scores(2 * values[:, 1:], exact)).max() > 10
     assert 0.6 < stats["clamped_acceptance"].mean() < 1
-    few, many = (np.std(replicas(boltzmann(chains=c))[0], 0)[1:] for c in (1, 16))
-    assert few.mean() / many.mean() == pytest.approx(4, rel=0.3)
 
 
 def test_contrastive_divergence_tends_to_boltzmann():
     """Its bias falls as k grows, to nothing that can be told from the noise."""
     system, x, y = problem()
-    exact = ravel_pytree(jax.grad(surprise)(system, x, y))[0]
+    exact = ravel_pytree(quick(jax.grad(surprise))(system, x, y))[0]
     errors = []
-    for k in (1, 4, 60):
+    for k in (1, 40):
         rule = ep.ContrastiveDivergence(
             *(chain(1), chain(), k), chains=8, samples=10, thinning=2
         )
         values = np.asarray(replicas(rule)[0])[:, 1:]
         errors.append(np.linalg.norm(values.mean(0) - exact) / np.linalg.norm(exact))
         scores = np.abs(z_scores(values, exact)).max()
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[0] > 5 * errors[1]
     assert errors[0] > 0.5
     assert scores < 4
 
@@ -294,15 +311,13 @@ def test_held_outputs_do_not_move_whatever_the_bounds():
     """The target, exactly, also outside of the box; the others move."""
     system, (x, y) = box_hopfield(), batch(size=2)
     dynamics = ep.Dynamics(Clamped(system, y[0]), x[0], None, None, 0.0)
-    start = Clamped(system, y[0]).init_state(x[0])
+    start = jax.tree.map(lambda u: u + 0.5, system.init_state(x[0]))
     for adjusted in (True, False):
         hot = chain(40, adjusted, 1e-2, 0.02)
-        end = hot.settle(dynamics, start, jax.random.key(0)).state
+        settle = quick(lambda s, hot=hot: hot.settle(dynamics, s, jax.random.key(0)))
+        end = settle(start).state
         np.testing.assert_allclose(end[-1], y[0], atol=IDENTITY)
         assert jnp.abs(end[0] - start[0]).max() > 1e-3
-
-
-from eqprop.estimators._clamped import Clamped  # noqa: E402
 
 
 RULES = {
@@ -312,16 +327,14 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ["stochastic", "cd"])
 def test_weights_leave_examples_out(name):
     """A NaN of weight 0 leaks nowhere; states are one chain's, one an example."""
     system, (x, y) = hopfield((3, 4, 2)), batch(size=3)
     rule, key = RULES[name](), jax.random.key(0)
     weight = jnp.array([1.0, 0, 2])
-    found, other = (
-        rule(system, COST, x.at[1].set(bad), y, key=key, weight=weight)
-        for bad in (jnp.nan, 0.3)
-    )
+    one = quick(lambda x, y: rule(system, COST, x, y, key=key, weight=weight))
+    found, other = (one(x.at[1].set(bad), y) for bad in (jnp.nan, 0.3))
     np.testing.assert_allclose(flat(found), flat(other), atol=IDENTITY)
     assert jnp.isfinite(flat(found)).all()
     assert jnp.abs(flat(found)).max() > 0
@@ -331,8 +344,6 @@ def test_weights_leave_examples_out(name):
     steps = rule.free.steps + rule.samples * rule.thinning
     assert found.equilibrium.steps.tolist() == [steps] * 3
     assert found.equilibrium.status.tolist() == [1, 3, 1]
-    again = rule(system, COST, x, y, key=key, state=found.equilibrium.state)
-    assert jnp.abs(flat(again) - flat(found)).max() > FIXED_POINT
 
 
 def test_training_on_the_way():

@@ -64,9 +64,8 @@ class BoltzmannLearning(AbstractSampler):
     def rule(self) -> str:
         return "Boltzmann learning"
 
-    def contrast(self, system, cost, x, y, state, key, weight):
+    def contrast(self, system, cost, x, y, state, keys, weight):
         check_clamp(system, *_check.example((_first(state), y)))
-        keys = jax.random.split(key, jax.tree.leaves(state)[0].shape[:2])
 
         def phase(example):
             def visit(total, chains, k):
@@ -76,7 +75,7 @@ class BoltzmannLearning(AbstractSampler):
 
             chains = start_chains(self.clamped, example, x, y, state)
             _, acceptance, total = self.sampled(
-                *(self.clamped, example, x, y, chains, keys, visit),
+                *(self.clamped, example, x, y, chains, keys[0], visit),
                 zero_gradient(system, cost),
             )
             return acceptance, total
@@ -114,11 +113,8 @@ class ContrastiveDivergence(AbstractSampler):
     def rule(self) -> str:
         return f"contrastive divergence, k = {self.steps}"
 
-    def contrast(self, system, cost, x, y, state, key, weight):
+    def contrast(self, system, cost, x, y, state, keys, weight):
         check_clamp(system, *_check.example((_first(state), y)))
-        positive_key, negative_key = jax.random.split(key)
-        shape = jax.tree.leaves(state)[0].shape[:2]
-        keys = jax.random.split(positive_key, shape)
 
         def released(x, y):
             return _released(system, x)
@@ -128,9 +124,10 @@ class ContrastiveDivergence(AbstractSampler):
 
         def negative(chains, k):
             start = start_chains(self.clamped, released, x, y, chains.state)
-            keys = jax.random.split(jax.random.fold_in(negative_key, k), shape)
+            first = k * self.steps
             return advance_chains(
-                *(self.clamped, released, x, y, start, keys, 0, self.steps)
+                *(self.clamped, released, x, y, start, keys[1]),
+                *(first, first + self.steps),
             )
 
         def visit(carry, chains, k):
@@ -143,12 +140,12 @@ class ContrastiveDivergence(AbstractSampler):
             return jax.tree.map(jnp.add, total, more), accepted + acceptance
 
         zero = zero_gradient(system, cost)
-        none = jnp.zeros(shape, jax.tree.leaves(state)[0].dtype)
+        none = jnp.zeros(keys.shape[1:], jax.tree.leaves(state)[0].dtype)
         chains = start_chains(self.clamped, held, x, y, state)
         _, acceptance, (totals, accepted) = self.sampled(
-            *(self.clamped, held, x, y, chains, keys, visit, ((zero, zero), none))
+            *(self.clamped, held, x, y, chains, keys[0], visit, ((zero, zero), none))
         )
-        negative_phase = (accepted / self.samples, totals[0])
+        negative_phase = (accepted / (self.samples * self.steps), totals[0])
         return _contrast(self, negative_phase, (acceptance, totals[1]), weight)
 
 

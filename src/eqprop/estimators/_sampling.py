@@ -37,10 +37,10 @@ class AbstractSampler(AbstractEstimator):
     """A rule whose phases are `chains` chains for every example.
 
     `loss` is the mean cost of the free phase's samples, `equilibrium` the last state
-    of the first chain.  `stats` holds the mean acceptance of each phase, and of the
-    cost in the free phase, by batch means (segments of the chains, Geyer 1992):
-    `effective_samples[batch]` and `loss_error`, the Monte-Carlo standard error of the
-    loss; both NaN where one chain takes too few samples to tell.
+    of the first chain.  `stats` holds each phase's mean acceptance (burn-in included)
+    and, of the cost in the free phase, by batch means (segments of the chains, Geyer
+    1992): `effective_samples[batch]` and `loss_error`, the Monte-Carlo standard error
+    of the loss; both NaN where one chain takes too few samples to tell.
     """
 
     free: eqx.AbstractVar[Langevin]
@@ -56,10 +56,13 @@ class AbstractSampler(AbstractEstimator):
         x: PyTree[Array],
         y: PyTree[Array],
         state: State,
-        key: PRNGKeyArray,
+        keys: PRNGKeyArray,
         weight: Float[Array, " batch"] | None,
     ) -> tuple[PyTree, PyTree, dict[str, Array]]:
-        """Gradients and stats, from the free states `[chains, batch]`."""
+        """Gradients and stats, from the free states `[chains, batch]`.
+
+        `keys[2, chains, batch]` are two for each chain.
+        """
 
     @property
     @abc.abstractmethod
@@ -76,16 +79,21 @@ class AbstractSampler(AbstractEstimator):
             )
         state = initial_state(system, x, state)
         _check.check_cost(system, cost, _check.example(state), _check.example(y))
-        free_key, key = jax.random.split(key)
+        batch = _check.batch_size(x=x)
+        keys = jax.random.split(key, (3, self.chains, batch))
         # Every chain starts at the example's state; the burn-in parts them.
-        start = jax.tree.map(lambda s: jnp.broadcast_to(s, (self.chains, *s.shape)), state)
+        start = jax.tree.map(
+            lambda s: jnp.broadcast_to(s, (self.chains, *s.shape)), state
+        )
         equilibrium, state, loss, values = self._free(
-            system, cost, x, y, start, free_key, weight
+            system, cost, x, y, start, keys[0], weight
         )
         x, y = replace_ignored((x, y), weight)
         state = jax.vmap(lambda s: replace_ignored(s, weight))(state)
         state = jax.lax.stop_gradient(state)
-        grads, cost_grads, more = self.contrast(system, cost, x, y, state, key, weight)
+        grads, cost_grads, more = self.contrast(
+            system, cost, x, y, state, keys[1:], weight
+        )
         stats = Stats(self.rule, values | more)
         return Gradient(loss, grads, cost_grads, equilibrium, stats)
 
@@ -96,7 +104,7 @@ class AbstractSampler(AbstractEstimator):
             "ep.EquilibriumPropagation"
         )
 
-    def _free(self, system, cost, x, y, start, key, weight):
+    def _free(self, system, cost, x, y, start, keys, weight):
         """The free phase: one chain's end, all chains' ends, the loss and its stats."""
 
         def example(x, y):
@@ -106,7 +114,6 @@ class AbstractSampler(AbstractEstimator):
             return cost(system.readout(s), y)
 
         costs = jax.vmap(jax.vmap(cost_at), (None, None, 0))
-        keys = jax.random.split(key, jax.tree.leaves(start)[0].shape[:2])
         first = costs(x, y, start)
         segments = max(min(int(self.samples**0.5), SEGMENTS), 1)
 
@@ -117,7 +124,10 @@ class AbstractSampler(AbstractEstimator):
             sums = sums.at[k * segments // self.samples].add(value)
             return sums, squares + value**2
 
-        carry = (jnp.zeros((segments, *first.shape), first.dtype), jnp.zeros_like(first))
+        carry = (
+            jnp.zeros((segments, *first.shape), first.dtype),
+            jnp.zeros_like(first),
+        )
         chains = start_chains(self.free, example, x, y, start)
         chains, acceptance, carry = self.sampled(
             *(self.free, example, x, y, chains, keys, visit, carry)
@@ -153,25 +163,23 @@ class AbstractSampler(AbstractEstimator):
         visit: Callable,
         carry: Any,
     ) -> tuple[Chain, Array, Any]:
-        """Burn in, then visit every sample; the acceptance is of each chain."""
-        thinning = self.thinning
-
-        def advance(chains, first, steps):
-            return advance_chains(langevin, example, x, y, chains, keys, first, steps)
-
-        chains, _ = advance(chains, 0, langevin.steps)
+        """Burn in, then visit every sample; the acceptance is each chain's mean."""
+        burn_in, thinning = langevin.steps, self.thinning
 
         def body(k, carry):
             chains, total, carry = carry
-            first = langevin.steps + k * thinning
-            chains, acceptance = advance(chains, first, thinning)
-            return chains, total + acceptance, visit(carry, chains, k)
+            last = burn_in + (k + 1) * thinning
+            first = jnp.where(k == 0, 0, last - thinning)
+            chains, accepted = advance_chains(
+                langevin, example, x, y, chains, keys, first, last
+            )
+            return chains, total + accepted, visit(carry, chains, k)
 
         zero = jnp.zeros(keys.shape, jax.tree.leaves(chains.state)[0].dtype)
         chains, total, carry = jax.lax.fori_loop(
             0, self.samples, body, (chains, zero, carry)
         )
-        return chains, total / self.samples, carry
+        return chains, total / (burn_in + self.samples * thinning), carry
 
 
 def start_chains(langevin: Langevin, example: Example, x, y, state: State) -> Chain:
@@ -184,12 +192,12 @@ def start_chains(langevin: Langevin, example: Example, x, y, state: State) -> Ch
 
 
 def advance_chains(
-    langevin: Langevin, example: Example, x, y, chains: Chain, keys, first, steps: int
+    langevin: Langevin, example: Example, x, y, chains: Chain, keys, first, last
 ) -> tuple[Chain, Array]:
-    """`steps` steps of all chains from number `first` on, and their acceptance."""
+    """Steps number first, …, last − 1 of all chains, and their acceptances' sums."""
 
     def one(x, y, chain, key):
-        return langevin.run(example(x, y), chain, key, first, steps)
+        return langevin.run(example(x, y), chain, key, first, last)
 
     return jax.vmap(jax.vmap(one), (None, None, 0, 0))(x, y, chains, keys)
 

@@ -89,14 +89,10 @@ class StochasticEquilibriumPropagation(AbstractSampler):
     def rule(self) -> str:
         return f"stochastic equilibrium propagation, {self.nudging}"
 
-    def contrast(self, system, cost, x, y, state, key, weight):
+    def contrast(self, system, cost, x, y, state, keys, weight):
         beta = jnp.asarray(self.beta)
         other = -beta if self.nudging == "centered" else jnp.zeros_like(beta)
         betas = jnp.stack([beta, other])
-        # Chains of all phases in one array: [phases, chains, batch].
-        shape = jax.tree.leaves(state)[0].shape[:2]
-        keys = jax.random.split(key, (1 if self.common_noise else 2, *shape))
-        noise_axis = None if self.common_noise else 0
 
         def phase(beta, keys):
             def example(x, y):
@@ -114,8 +110,8 @@ class StochasticEquilibriumPropagation(AbstractSampler):
             )
             return acceptance, total
 
-        keys = keys[0] if self.common_noise else keys
-        acceptance, total = jax.vmap(phase, (0, noise_axis))(betas, keys)
+        noise = (keys[0], None) if self.common_noise else (keys, 0)
+        acceptance, total = jax.vmap(phase, (0, noise[1]))(betas, noise[0])
         width = (betas[0] - betas[1]) * self.samples
         grads, cost_grads = jax.tree.map(
             lambda g: ((g[0] - g[1]) / width).astype(g.dtype), total

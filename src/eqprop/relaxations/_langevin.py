@@ -11,6 +11,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import ndtr
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ..systems._base import State
@@ -36,10 +38,12 @@ class Langevin(AbstractRelaxation):
     """s' = s + dt velocity + √(2 T dt) ξ, accepted or refused where `adjusted`.
 
     With `adjusted` the law of the chain is e^{−F/T} exactly, F = E + β C, whatever
-    dt: this needs an energy.  Without it a step is `project`ed like Euler's, which
-    piles probability up on the bounds (it does not reflect at them).  Adjusted, a
-    proposal outside the bounds is refused: the law is e^{−F/T} within them, and a
-    network of many units at their bounds moves no more.
+    dt: this needs an energy.  A proposal outside the bounds is refused (the law is
+    e^{−F/T} within them); one that falls far from the law nearly always too.  So a
+    chain with many units at their bounds, or one that starts cold and far away, stands
+    still: look at the acceptance, take a smaller dt, or start it where an unadjusted
+    phase ended.  Without it a step is `project`ed like Euler's, which piles
+    probability up on the bounds (it does not reflect at them).
 
     A sampler never settles: its `status` is `unsettled`, or `diverged` where state
     or velocity are not finite.  Its `residual` is that of the drift.  `ep.relax` and
@@ -96,9 +100,9 @@ class Langevin(AbstractRelaxation):
         return self._chain(dynamics, s)
 
     def run(
-        self, dynamics: Dynamics, chain: Chain, key: PRNGKeyArray, first: Any, steps: int
+        self, dynamics: Dynamics, chain: Chain, key: PRNGKeyArray, first: Any, last: Any
     ) -> tuple[Chain, Array]:
-        """Steps number `first`, … of the chain, and their mean acceptance."""
+        """Steps number first, …, last − 1 of the chain, and their acceptances' sum."""
 
         def body(t, carry):
             chain, total = carry
@@ -106,22 +110,21 @@ class Langevin(AbstractRelaxation):
             return chain, total + acceptance
 
         zero = jnp.zeros((), jax.tree.leaves(chain.state)[0].dtype)
-        carry = jax.lax.fori_loop(first, first + steps, body, (chain, zero))
-        return carry[0], carry[1] / max(steps, 1)
+        return jax.lax.fori_loop(first, last, body, (chain, zero))
 
     def move(
         self, dynamics: Dynamics, chain: Chain, key: PRNGKeyArray
     ) -> tuple[Chain, Array]:
         """One step, and the probability with which it was accepted."""
         system, dt = dynamics.system, self.dt
-        noise_key, accept_key = jax.random.split(key)
-        noise = _tangent(system, _normal(noise_key, chain.state))
+        noise, threshold = _draw(key, chain.state)
+        noise = _tangent(system, noise)
         width = (2 * self.temperature * dt) ** 0.5
         drifted = jax.tree.map(lambda s, v: s + dt * v, chain.state, chain.velocity)
         raw = jax.tree.map(lambda s, n: s + width * n, drifted, noise)
         proposal = self._chain(dynamics, system.project(raw))
         if not self.adjusted:
-            return proposal, jnp.ones((), jax.tree.leaves(raw)[0].dtype)
+            return proposal, jnp.ones_like(threshold)
         back = jax.tree.map(
             lambda new, v, old: (old - new - dt * v) / width,
             *(proposal.state, proposal.velocity, chain.state),
@@ -129,13 +132,14 @@ class Langevin(AbstractRelaxation):
         fall = (chain.energy - proposal.energy) / self.temperature  # type: ignore[operator]
         # log of e^{−F(s')/T} q(s|s') / (e^{−F(s)/T} q(s'|s))
         log_ratio = fall + (_squares(noise) - _squares(back)) / 2
-        log_ratio = jnp.where(_equal(raw, proposal.state), log_ratio, -jnp.inf)
-        dtype = log_ratio.dtype
-        accepted = jnp.log(jax.random.uniform(accept_key, (), dtype)) < log_ratio
+        inside = _equal(raw, proposal.state) & ~jnp.isnan(log_ratio)
+        log_ratio = jnp.where(inside, log_ratio, -jnp.inf)
+        accepted = threshold < log_ratio
         chain = jax.tree.map(
             lambda new, old: jnp.where(accepted, new, old), proposal, chain
         )
-        return chain, jnp.exp(jnp.minimum(jnp.nan_to_num(log_ratio, nan=-jnp.inf), 0))
+        acceptance = jnp.exp(jnp.minimum(log_ratio, 0)).astype(threshold.dtype)
+        return chain, acceptance
 
     def end(self, dynamics: Dynamics, chain: Chain) -> Equilibrium:
         """The state of the chain as a relaxation's result."""
@@ -170,14 +174,11 @@ def _tangent(system: Any, direction: State) -> State:
     return tangent(direction) if callable(tangent) else direction
 
 
-def _normal(key: PRNGKeyArray, s: State) -> State:
-    leaves, structure = jax.tree.flatten(s)
-    keys = jax.random.split(key, len(leaves))
-    noise = [
-        jax.random.normal(k, leaf.shape, leaf.dtype)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noise)
+def _draw(key: PRNGKeyArray, s: State) -> tuple[State, Array]:
+    """A standard normal state ξ, and the logarithm of a uniform number in [0, 1]."""
+    flat, unflatten = ravel_pytree(s)
+    normal = jax.random.normal(key, (flat.size + 1,), flat.dtype)
+    return unflatten(normal[:-1]), jnp.log(ndtr(normal[-1]))
 
 
 def _squares(s: State) -> Array:
