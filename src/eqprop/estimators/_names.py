@@ -67,20 +67,19 @@ def _sampler(
 
     Those hold for any potential and bounds; a sweep becomes two steps of dt = 0.5.
     """
-    warm = getattr(like, "clamped", nudged)
-    chains = [
+    free, other = (
         phase if isinstance(phase, Langevin) else _warm(phase)
-        for phase in (like.free, warm)
-    ]
+        for phase in (like.free, getattr(like, "clamped", nudged))
+    )
     if kind is StochasticEquilibriumPropagation:
         beta = getattr(like, "beta", 0.25)
-        return StochasticEquilibriumPropagation(*chains, beta=beta)
+        return StochasticEquilibriumPropagation(free=free, nudged=other, beta=beta)
     if kind is ContrastiveDivergence:
-        return ContrastiveDivergence(*chains, steps=20)
-    return BoltzmannLearning(*chains)
+        return ContrastiveDivergence(free=free, clamped=other, steps=20)
+    return BoltzmannLearning(free=free, clamped=other)
 
 
 def _warm(phase: AbstractRelaxation) -> Langevin:
     dt = getattr(phase, "dt", None)
     steps = phase.steps if dt is not None else 2 * phase.steps
-    return Langevin(dt or 0.5, steps, temperature=1e-3, adjusted=False)
+    return Langevin(dt=dt or 0.5, steps=steps, temperature=1e-3, adjusted=False)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import Dynamics, Equilibrium, initial_state
-from ..relaxations._langevin import Chain, check_key, Langevin
+from ..relaxations._langevin import Chain, checked_key, Langevin
 from ..systems import _check
 from ..systems._base import AbstractSystem, has_potential, State
 from ._base import (
@@ -43,7 +43,7 @@ class AbstractSampler(AbstractEstimator):
     of the loss; both NaN where one chain takes too few samples to tell.
     """
 
-    free: eqx.AbstractVar[Langevin]
+    free: eqx.AbstractVar[Langevin]  # type: ignore[override]
     chains: eqx.AbstractVar[int]
     samples: eqx.AbstractVar[int]
     thinning: eqx.AbstractVar[int]
@@ -70,7 +70,7 @@ class AbstractSampler(AbstractEstimator):
         """The name in `stats`."""
 
     def estimate(self, system, cost, x, y, state, key, weight) -> Gradient:
-        check_key(key)
+        key = checked_key(key)
         if not has_potential(system):
             raise ValueError(
                 f"{type(system).__name__} has no potential, and without one there is "
@@ -132,7 +132,7 @@ class AbstractSampler(AbstractEstimator):
         chains, acceptance, carry = self.sampled(
             *(self.free, example, x, y, chains, keys, visit, carry)
         )
-        mean, error, effective = _monte_carlo(*carry, self.samples)
+        mean, error, effective = _monte_carlo(carry[0], carry[1], self.samples)
         # All chains of an example start at the same state, so at the same cost.
         loss = weighted_mean(first[0] + mean, weight)
         one = jax.tree.map(lambda leaf: leaf[0], chains)

@@ -65,7 +65,7 @@ class Langevin(AbstractRelaxation):
     """T, in units of energy"""
     adjusted: bool = True
     """accept or refuse each step, so that the law is e^{−F/T} (needs an energy)"""
-    tol: None = None
+    tol: float | None = None
     """always None: noise does not settle"""
 
     def __check_init__(self):
@@ -83,13 +83,12 @@ class Langevin(AbstractRelaxation):
         )
 
     def step(self, dynamics: Dynamics, s: State, key):
-        check_key(key)
-        chain, _ = self.move(dynamics, self.start(dynamics, s), key)
+        chain, _ = self.move(dynamics, self.start(dynamics, s), checked_key(key))
         return chain.state, self._residual(dynamics, chain)
 
     def settle(self, dynamics: Dynamics, s: State, key) -> Equilibrium:
-        check_key(key)
-        chain, _ = self.run(dynamics, self.start(dynamics, s), key, 0, self.steps)
+        key, start = checked_key(key), self.start(dynamics, s)
+        chain, _ = self.run(dynamics, start, key, 0, self.steps)
         return self.end(dynamics, chain)
 
     def start(self, dynamics: Dynamics, s: State) -> Chain:
@@ -162,10 +161,11 @@ class Langevin(AbstractRelaxation):
         return largest(jax.tree.map(lambda m, u: (m - u) / dt, moved, s))
 
 
-def check_key(key: PRNGKeyArray | None) -> None:
-    """A ValueError where the random numbers have no seed."""
+def checked_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """The key, or a ValueError where the random numbers have no seed."""
     if key is None:
         raise ValueError("ep.Langevin draws random numbers; pass key=jax.random.key(0)")
+    return key
 
 
 def _tangent(system: Any, direction: State) -> State:
