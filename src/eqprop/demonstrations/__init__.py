@@ -8,6 +8,7 @@ from . import (
     _external,
     _homeostasis,
     _path,
+    _stochastic,
     _total_energy,
     _xie_seung,
 )
@@ -23,6 +24,7 @@ DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
     **_convolution.ITEMS,
     **_contrastive.ITEMS,
     **_xie_seung.ITEMS,
+    **_stochastic.ITEMS,
     **_external.ITEMS,
     **_homeostasis.ITEMS,
     **_total_energy.ITEMS,

@@ -29,6 +29,10 @@ from ._equilibrium_propagation import (
     EquilibriumPropagation as EquilibriumPropagation,
     Nudging as Nudging,
 )
+from ._boltzmann import (
+    BoltzmannLearning as BoltzmannLearning,
+    ContrastiveDivergence as ContrastiveDivergence,
+)
 from ._holomorphic import (
     HolomorphicEquilibriumPropagation as HolomorphicEquilibriumPropagation,
 )
@@ -45,6 +49,9 @@ from ._settle import settle as settle
 from ._spike_timing import (
     PlasticityRule as PlasticityRule,
     SpikeTimingDependentPlasticity as SpikeTimingDependentPlasticity,
+)
+from ._stochastic import (
+    StochasticEquilibriumPropagation as StochasticEquilibriumPropagation,
 )
 from ._vector_field import (
     KolenPollackEquilibriumPropagation as KolenPollackEquilibriumPropagation,

@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Inexact, PyTree, Scalar
+from jaxtyping import Array, Inexact, PyTree
 
-from ..systems._base import AbstractSystem, has_potential, State
+from ..systems import _check
+from ..systems._base import (
+    AbstractMap,
+    AbstractSystem,
+    energy_of,
+    has_potential,
+    State,
+)
 
 
 class Clamped(AbstractSystem):
@@ -44,27 +51,36 @@ class Clamped(AbstractSystem):
             values,
         )
 
+    def tangent(self, direction: State) -> State:
+        """The part of a direction that leaves the held units where they are."""
+        held = self._held(direction)
+        return jax.tree.map(lambda u, h: jnp.where(h != 0, 0, u), direction, held)
+
+    def _held(self, s: State) -> State:
+        """1 where a unit is read, else 0."""
+        prediction, pull = jax.vjp(self.system.readout, s)
+        return pull(jnp.ones_like(prediction))[0]
+
     @property
     def potential(self):
-        if not has_potential(self.system):
+        """The energy that the velocity descends, where there is one."""
+        if isinstance(self.system, AbstractMap) or not has_potential(self.system):
             return None
-        return self._potential
-
-    def _potential(self, x: Any, s: State) -> Scalar:
-        return self.system.potential(x, s)  # type: ignore[attr-defined]
+        return energy_of(self.system)
 
     @property
     def blocks(self):
         return getattr(self.system, "blocks", None)
 
 
-def check_selection(
-    rule: str, system: AbstractSystem, s: PyTree[jax.ShapeDtypeStruct]
+def check_clamp(
+    rule: str, system: AbstractSystem, s: PyTree[jax.ShapeDtypeStruct], y: Any
 ) -> None:
-    """Refuse a readout that is not a fixed selection of units, each read once.
+    """Refuse what cannot be held at a target, in one example's shapes.
 
-    It is tried on numbers, so that this works under `jax.jit` too; parameters are
-    NaN meanwhile, which shows wherever they enter.  `s` holds one example's shapes.
+    The readout must be a fixed selection of units, each read once, and y of its shape.
+    It is tried on numbers, so that this works under `jax.jit` too; parameters are NaN
+    meanwhile, which shows wherever they enter.
     """
     name = type(system).__name__
     try:
@@ -77,6 +93,13 @@ def check_selection(
             f"{rule} holds output units at values; {name}.readout {reason}. Read units "
             "of the state as they are, e.g. s[-1], or use "
             "ep.EquilibriumPropagation, which takes any readout"
+        )
+    prediction, target = jax.eval_shape(system.readout, s).shape, _check.shapes(y)
+    if target != prediction:
+        raise ValueError(
+            f"{rule} holds the outputs at the target: one example's prediction has "
+            f"shape {prediction} and its target {target}; they must be equal. Class "
+            "labels become targets with jax.nn.one_hot(y, classes)."
         )
 
 

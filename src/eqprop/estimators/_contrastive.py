@@ -36,7 +36,7 @@ from ..systems._base import (
 )
 from ..systems._total_energy import batch_costs, has_total_energy
 from ._base import AbstractEstimator, Gradient, replace_ignored, Stats, weighted_mean
-from ._clamped import check_selection, Clamped
+from ._clamped import check_clamp, Clamped
 from ._equilibrium_propagation import _contrast, check_beta, check_phases
 from ._step import inner
 
@@ -136,16 +136,7 @@ class AbstractClampedContrast(AbstractEstimator):
                 "parameters, which would never learn; use ep.EquilibriumPropagation "
                 "or a cost without them"
             )
-        s = _check.example(free.state)
-        check_selection(rule, system, s)
-        prediction = jax.eval_shape(system.readout, s).shape
-        target = _check.shapes(_check.example(y))
-        if target != prediction:
-            raise ValueError(
-                f"{rule} holds the outputs at the target: one example's prediction has "
-                f"shape {prediction} and its target {target}; they must be equal. "
-                "Class labels become targets with jax.nn.one_hot(y, classes)."
-            )
+        check_clamp(rule, system, *_check.example((free.state, y)))
 
 
 class ContrastiveHebbianLearning(AbstractClampedContrast):

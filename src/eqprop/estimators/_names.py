@@ -4,19 +4,23 @@ import dataclasses
 import difflib
 
 from ..relaxations._base import AbstractRelaxation
+from ..relaxations._langevin import Langevin
 from ._asymmetric import (
     AsymmetricEquilibriumPropagation,
     DyadicEquilibriumPropagation,
 )
 from ._backpropagation_through_time import BackpropagationThroughTime
 from ._base import AbstractEstimator
+from ._boltzmann import BoltzmannLearning, ContrastiveDivergence
 from ._continual import ContinualEquilibriumPropagation
 from ._contrastive import ContrastiveHebbianLearning, CoupledLearning
 from ._equilibrium_propagation import EquilibriumPropagation
 from ._holomorphic import HolomorphicEquilibriumPropagation
 from ._implicit_differentiation import ImplicitDifferentiation
 from ._recurrent_backpropagation import RecurrentBackpropagation
+from ._sampling import AbstractSampler
 from ._spike_timing import SpikeTimingDependentPlasticity
+from ._stochastic import StochasticEquilibriumPropagation
 from ._vector_field import (
     KolenPollackEquilibriumPropagation,
     VectorFieldEquilibriumPropagation,
@@ -33,6 +37,9 @@ ESTIMATORS: dict[str, type[AbstractEstimator]] = {
     "holomorphic": HolomorphicEquilibriumPropagation,
     "chl": ContrastiveHebbianLearning,
     "coupled": CoupledLearning,
+    "stochastic": StochasticEquilibriumPropagation,
+    "boltzmann": BoltzmannLearning,
+    "cd": ContrastiveDivergence,
     "rbp": RecurrentBackpropagation,
     "bptt": BackpropagationThroughTime,
     "implicit": ImplicitDifferentiation,
@@ -57,6 +64,8 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
         return ImplicitDifferentiation(like.free)
     clamped = getattr(like, "clamped", like.free)
     nudged: AbstractRelaxation = getattr(like, "nudged", clamped)
+    if issubclass(kind, AbstractSampler):
+        return _sampler(kind, like, nudged)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if names & {"nudged", "clamped"}:
         # CHL's β = 1 belongs to the rule, so it has no field of that name.
@@ -66,3 +75,28 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
     if dt is None:  # a sweep does more than a step of Euler's
         return kind(like.free)  # type: ignore[call-arg]
     return kind(like.free, dt, nudged.steps)  # type: ignore[call-arg]
+
+
+def _sampler(
+    kind: type[AbstractSampler], like: AbstractEstimator, nudged: AbstractRelaxation
+) -> AbstractEstimator:
+    """A stochastic rule: phases without noise become unadjusted chains at T = 1e-3.
+
+    Those hold for any potential and bounds; a sweep becomes two steps of dt = 0.5.
+    """
+    free, other = (
+        phase if isinstance(phase, Langevin) else _warm(phase)
+        for phase in (like.free, getattr(like, "clamped", nudged))
+    )
+    if kind is StochasticEquilibriumPropagation:
+        beta = getattr(like, "beta", 0.25)
+        return StochasticEquilibriumPropagation(free=free, nudged=other, beta=beta)
+    if kind is ContrastiveDivergence:
+        return ContrastiveDivergence(free=free, clamped=other, steps=20)
+    return BoltzmannLearning(free=free, clamped=other)
+
+
+def _warm(phase: AbstractRelaxation) -> Langevin:
+    dt = getattr(phase, "dt", None)
+    steps = phase.steps if dt is not None else 2 * phase.steps
+    return Langevin(dt=dt or 0.5, steps=steps, temperature=1e-3, adjusted=False)

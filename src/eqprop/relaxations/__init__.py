@@ -13,4 +13,5 @@ from ._base import (
 )
 from ._euler import Euler as Euler
 from ._hardware import HardwareInTheLoop as HardwareInTheLoop
+from ._langevin import Langevin as Langevin
 from ._sweep import Sweep as Sweep

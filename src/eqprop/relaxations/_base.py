@@ -14,10 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from ..systems import _check
-from ..systems._base import AbstractSystem, State, state_gradient
+from ..systems._base import AbstractSystem, energy_of, State, state_gradient
 from ..systems._total_energy import (
     check_total_energy,
     has_total_energy,
@@ -73,6 +73,14 @@ class Dynamics(eqx.Module):
         problem = (self.system, self.cost, self.x, self.y)
         force = state_gradient(lambda u: nudge_energy(*problem, u, self.beta), s)
         return jax.tree.map(jnp.subtract, free, force)
+
+    def energy(self, s: State) -> Scalar:
+        """F = E + β C, which the velocity descends (paper A, eq 3)."""
+        value = energy_of(self.system)(self.x, s)
+        if self.y is None:
+            return value
+        problem = (self.system, self.cost, self.x, self.y)
+        return value + nudge_energy(*problem, s, self.beta)
 
 
 class AbstractRelaxation(eqx.Module):

@@ -109,7 +109,8 @@ def predict(run: Run, x: Any) -> np.ndarray:
 def _outputs(
     system: AbstractSystem, cost: Any, x: PyTree[Array], relaxation: AbstractRelaxation
 ) -> Array:
-    settled = relax(system, x, relaxation).state
+    # A key for relaxations that draw random numbers; the others leave it aside.
+    settled = relax(system, x, relaxation, key=jax.random.key(0)).state
     return jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(settled)
 
 

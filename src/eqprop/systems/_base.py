@@ -139,6 +139,29 @@ def has_potential(system: AbstractSystem) -> bool:
     return callable(getattr(system, "potential", None))
 
 
+def energy_of(system: AbstractSystem) -> Callable[[Any, State], Scalar]:
+    """E(x, s) of which velocity is the descent −∂E/∂s; a ValueError if there is none.
+
+    It is the potential, to which a primitive Φ adds ½‖s‖².
+    """
+    if isinstance(system, AbstractMap) or not has_potential(system):
+        kind = "map" if isinstance(system, AbstractMap) else "vector field"
+        raise ValueError(
+            f"{type(system).__name__} is a {kind}: its velocity descends no energy E, "
+            "so there is no law e^(−E/T) to sample; use adjusted=False, whose law is "
+            "that of the noisy dynamics itself, or write the model as an AbstractEnergy"
+        )
+    potential: Callable[[Any, State], Scalar] = system.potential  # type: ignore[attr-defined]
+    if not isinstance(system, AbstractPrimitive):
+        return potential
+
+    def energy(x: Any, s: State) -> Scalar:
+        squares = (0.5 * jnp.sum(leaf**2) for leaf in jax.tree.leaves(s))
+        return sum(squares) + potential(x, s)
+
+    return energy
+
+
 def state_gradient(function: Callable[[State], Scalar], s: State) -> State:
     """∂function/∂s, holomorphic where the state is complex."""
     holomorphic = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(s))

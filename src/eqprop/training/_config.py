@@ -16,7 +16,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
-from ..relaxations import Euler, Sweep
+from ..relaxations import Euler, Langevin, Sweep
 from ..systems import Convolution
 from ._models import Hopfield, Model
 from ._optimizer import check_counts, Optimizer
@@ -78,6 +78,7 @@ _TYPES = (
     Config,
     Convolution,
     Euler,
+    Langevin,
     Optimizer,
     Sweep,
     *get_args(Model),

@@ -35,7 +35,7 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
             f"{', '.join(names)} of the model held NaN or infinity before {where}; "
             "check the initial values, or use a smaller optimizer.lr."
         )
-    equilibrium = relax(system, x, free, state=particles)
+    equilibrium = relax(system, x, free, state=particles, key=trainer.key)
     bad = np.asarray(equilibrium.status) == Status.diverged
     if bad.any():
         example = int(np.argmax(bad))
@@ -93,7 +93,8 @@ def _first_bad_step(system, free, x, state) -> tuple[int, str]:
     """The first relaxation step, and the state leaf, that is not finite."""
     once = dataclasses.replace(free, steps=1, tol=None)
     for t in range(1, free.steps + 1):
-        state = relax(system, x, once, state=state).state
+        key = jax.random.fold_in(jax.random.key(0), t)
+        state = relax(system, x, once, state=state, key=key).state
         names = _not_finite(state, lambda path: jax.tree_util.keystr(path))
         if names:
             return t, f"state{names[0]}"

@@ -289,7 +289,8 @@ def _evaluate(system, cost, relaxation, x, y, particles):
         kept = index < examples
         inputs, targets = _take(x, index), _take(y, index)
         start = None if particles is None else _take(particles, index)
-        equilibrium = relax(system, inputs, relaxation, state=start)
+        key = jax.random.fold_in(jax.random.key(0), k)  # for those that draw noise
+        equilibrium = relax(system, inputs, relaxation, state=start, key=key)
         if particles is not None:
             particles = jax.tree.map(
                 lambda all_, new: all_.at[index].set(new, mode="drop"),
