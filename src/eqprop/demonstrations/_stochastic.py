@@ -160,13 +160,15 @@ def langevin() -> Demonstration:
             "order in chains, independent noise": order[False],
             "variance, independent / common": gain,
         },
-        holds=max(worst.values()) < SIGMAS
-        and abs(slope - 1) < 0.15
-        and all(abs(found + 0.5) < 0.1 for found in order.values())
-        and gain > 2,
-        words=f"All means are within {max(worst.values()):.1f} standard errors of their "
-        f"closed forms; the errors fall as chains^{order[True]:.2f}; common random "
-        f"numbers divide the variance by {gain:.1f}.",
+        holds=bool(
+            max(worst.values()) < SIGMAS
+            and abs(slope - 1) < 0.15
+            and all(abs(found + 0.5) < 0.1 for found in order.values())
+            and gain > 2
+        ),
+        words=f"All means are within {max(worst.values()):.1f} standard errors of "
+        f"their closed forms; the errors fall as chains^{order[True]:.2f}; common "
+        f"random numbers divide the variance by {gain:.1f}.",
     )
 
 
@@ -248,7 +250,9 @@ def boltzmann() -> Demonstration:
     ]
     score = _worst(learned, exact)
     units, fine = np.arange(1, 6), np.arange(1, STEPS[-1] + 1)
-    curve = [np.linalg.norm(problem.divergence(k) - exact) / size for k in fine]
+    curve = [
+        np.linalg.norm(problem.divergence(k) - exact) / size for k in fine.tolist()
+    ]
     components = (
         _curve("−∂ log p(y|x)/∂b", units, exact, "expected"),
         _curve("Boltzmann", units, learned.mean(0)),
@@ -274,7 +278,7 @@ def boltzmann() -> Demonstration:
             **{f"CD-{k}: error": b for k, b in zip(STEPS, bias, strict=True)},
             f"CD-{STEPS[-1]}: Monte-Carlo error": floor,
         },
-        holds=max(score, *scores) < SIGMAS and bias[0] > 10 * bias[-1],
+        holds=bool(max(score, *scores) < SIGMAS and bias[0] > 10 * bias[-1]),
         words=f"Boltzmann is within {score:.1f} and CD-k within {max(scores):.1f} "
         f"standard errors of their closed forms; CD-1 is off by {bias[0]:.0%}, "
         f"CD-{STEPS[-1]} by {bias[-1]:.1%}.",
