@@ -26,6 +26,13 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """Forget a file's compiled programs: each takes memory maps, which run out."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """A cache of compiled programs, shared by the files that train the same often.

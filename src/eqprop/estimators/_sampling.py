@@ -80,7 +80,7 @@ class AbstractSampler(AbstractEstimator):
                 "write the model as an AbstractEnergy"
             )
         state = initial_state(system, x, state)
-        _check.check_cost(system, cost, _check.example(state), _check.example(y))
+        _check.check_cost(system, cost, *_check.example((x, y, state)))
         batch = _check.batch_size(x=x)
         keys = jax.random.split(key, (3, self.chains, batch))
         # Every chain starts at the example's state; the burn-in parts them.
