@@ -4,6 +4,8 @@ import os
 
 # Programs compiled by the tests stay out of the user's cache, and in one place.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Small programs, run once: a fifth of the tests' time is saved by optimizing less.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np

@@ -87,6 +87,21 @@ def test_nothing_is_trained_where_a_rule_is_refused(
     assert not run.exists()
 
 
+def test_a_rule_that_diverges_does_not_end_the_comparison(data, tmp_path, capsys):
+    """Its row says so, the others are there, and the exit status is 1."""
+    folder = str(tmp_path / "wild")
+    options = ["--estimators", "cep,ep", "--epochs", "1", "--learning-rate", "1e6"]
+    assert main(["compare", "digits", *options, "--run", folder]) == 1
+    shown = capsys.readouterr()
+    assert "diverged" in shown.out
+    assert "cep diverged: " in shown.err
+    assert main(["compare", "digits", *options, "--run", folder, "--json"]) == 1
+    wild, tame = json.loads(capsys.readouterr().out)["records"]
+    assert "NaN or infinity" in wild["failure"]
+    assert tame["failure"] is None
+    assert len(tame["history"]) == 1
+
+
 def test_the_angle_is_to_the_settled_gradient():
     """0 for an exact rule; one that stops too early has one; nothing settled, none."""
     x, y = batch()

@@ -266,7 +266,7 @@ def test_refusals_name_the_value():
         rbp_flow(system, COST, x, y, state=s, times=TIMES, tol=0.0)
     with pytest.raises(ValueError, match="both cost and y"):
         flow(system, x, s, TIMES, cost=COST)
-    with pytest.raises(ValueError, match="needs both cost and y"):
+    with pytest.raises(ValueError, match="no effect without cost and y"):
         flow(system, x, s, TIMES, beta=0.1)
     with pytest.raises(ValueError, match="chains=0"):
         flow_figure(

@@ -145,7 +145,7 @@ def test_what_makes_no_sense_is_refused_and_a_configuration_keeps_it():
         ep.JacobianHomeostasis(RULE, 1, 0)
     with pytest.raises(ValueError, match="give a learning rule"):
         ep.JacobianHomeostasis(SETTLE, 1)
-    with pytest.raises(ValueError, match="give the rule that it wraps"):
+    with pytest.raises(ValueError, match="adds a penalty"):
         ep.settle(system, x, adjoint=ep.JacobianHomeostasis(RULE, 0.1), key=KEY)
     rule = ep.JacobianHomeostasis(RULE, 0.1, 2)
     config = ep.Config(estimator=rule, optimizer=ep.Optimizer("sgd", (0.1,)))

@@ -379,8 +379,8 @@ def _unprojected(self, dynamics, s, key):
 def _leaking(original):
     """The states are not held fixed in the contrast: ∂s/∂θ of one step leaks in."""
 
-    def contrast(system, cost, x, y, start, phases, betas, weight):
-        grads = original(system, cost, x, y, start, phases, betas, weight)
+    def contrast(system, cost, x, y, start, *more):
+        grads = original(system, cost, x, y, start, *more)
 
         def value(model):
             moved = jax.vmap(model.velocity)(x, start)

@@ -86,6 +86,7 @@ from .systems import (
 )
 from .training import (
     Config as Config,
+    DiscreteHopfield as DiscreteHopfield,
     Fit as Fit,
     fit as fit,
     Hopfield as Hopfield,
@@ -95,6 +96,7 @@ from .training import (
     Prototypical as Prototypical,
     Toy as Toy,
     TrainingDiverged as TrainingDiverged,
+    XieSeung as XieSeung,
 )
 from .verification import (
     bptt_process as bptt_process,

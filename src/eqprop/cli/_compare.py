@@ -1,7 +1,9 @@
 """`eqprop compare`: learning rules side by side on one recipe."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -32,7 +34,7 @@ class CompareOptions:
     """passes over the training examples (default: those of the recipe)"""
     seed: int = 0
     """seed of the initial weights and the order, the same for all"""
-    learning_rate: float = 0.05
+    learning_rate: float = 0.003
     """of the rules that move the parameters themselves (cep): plain SGD"""
     run: Path | None = None
     """directory, one run in it a rule (default: runs/compare-RECIPE-TIME); what is
@@ -57,25 +59,11 @@ def main(argv: list[str]) -> int:
             seed=options.seed,
             **overrides,
         )
+    failed = [record for record in found.records if record["failure"]]
     if options.json:
         print_json({"run": str(found.path), "records": found.records})
-        return 0
-    rows = []
-    for record in found.records:
-        last = record["history"][-1]
-        angles = [_degrees(row["angle"]) for row in record["angles"]]
-        rows.append(
-            (
-                record["estimator"],
-                percent(last["test_error"]),
-                percent(last["train_error"]),
-                f"{angles[0]} → {angles[-1]}" if angles else "–",
-                f"{record['seconds']:.1f}",
-                f"{record['memory'] / 2**20:.1f}",
-                percent(last["settled"]),
-                record["optimizer"],
-            )
-        )
+        return 1 if failed else 0
+    rows = [_row(record) for record in found.records]
     columns = ("rule", "test error", "train error", "angle to exact, °", "seconds")
     table("", (*columns, "MiB", "settled", "optimizer"), rows)
     print(
@@ -83,7 +71,29 @@ def main(argv: list[str]) -> int:
         "first and the last epoch\nseconds: of training, compilation included; MiB: "
         f"temporaries of one gradient\n{found.path}: comparison.png, comparison.json"
     )
-    return 0
+    for record in failed:
+        print(f"{record['estimator']} diverged: {record['failure']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    """A rule's line; what a diverged one has not reached is a dash."""
+    angles = [_degrees(row["angle"]) for row in record["angles"]]
+    last, seconds = {}, "–"
+    if record["failure"] is None:
+        last, seconds = record["history"][-1], f"{record['seconds']:.1f}"
+    elif angles:
+        angles.append("diverged")
+    return (
+        record["estimator"],
+        percent(last.get("test_error")),
+        percent(last.get("train_error")),
+        f"{angles[0]} → {angles[-1]}" if angles else "–",
+        seconds,
+        f"{record['memory'] / 2**20:.1f}",
+        percent(last.get("settled")),
+        record["optimizer"],
+    )
 
 
 def _degrees(angle: float | None) -> str:

@@ -17,6 +17,7 @@ from ..systems._base import (
     has_potential,
     State,
 )
+from ..systems._total_energy import has_total_energy
 
 
 class Clamped(AbstractSystem):
@@ -83,6 +84,12 @@ def check_clamp(
     meanwhile, which shows wherever they enter.
     """
     name = type(system).__name__
+    if has_total_energy(system):
+        raise ValueError(
+            f"{rule} holds outputs in place of a nudge, and {name} brings a total "
+            "energy with a nudge of its own; use ep.EquilibriumPropagation, or write "
+            "the energy alone"
+        )
     try:
         with jax.ensure_compile_time_eval():
             reason = _not_a_selection(system, s)

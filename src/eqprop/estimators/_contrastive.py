@@ -34,7 +34,7 @@ from ..systems._base import (
     has_potential,
     State,
 )
-from ..systems._total_energy import batch_costs, has_total_energy
+from ..systems._total_energy import batch_costs
 from ._base import AbstractEstimator, Gradient, replace_ignored, Stats, weighted_mean
 from ._clamped import check_clamp, Clamped
 from ._equilibrium_propagation import _contrast, check_beta, check_phases
@@ -123,12 +123,6 @@ class AbstractClampedContrast(AbstractEstimator):
                 f"{rule} contrasts an energy, and {type(system).__name__} has no "
                 "potential; use ep.EquilibriumPropagation, which has a rule for vector "
                 "fields, or ep.AsymmetricEquilibriumPropagation"
-            )
-        if has_total_energy(system):
-            raise ValueError(
-                f"{rule} holds outputs in place of a nudge, and "
-                f"{type(system).__name__} brings a total energy with a nudge of its "
-                "own; use ep.EquilibriumPropagation, or write the energy alone"
             )
         if jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
             raise ValueError(

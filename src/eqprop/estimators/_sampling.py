@@ -8,7 +8,7 @@ never the samples.
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 from ..relaxations._base import Dynamics, Equilibrium, initial_state
 from ..relaxations._langevin import Chain, checked_key, Langevin
 from ..systems import _check
-from ..systems._base import AbstractSystem, has_potential, State
+from ..systems._base import AbstractMap, AbstractSystem, has_potential, State
 from ..systems._total_energy import cost_of, nudge_energy
 from ._base import (
     AbstractEstimator,
@@ -45,6 +45,9 @@ class AbstractSampler(AbstractEstimator):
     of the loss; both NaN where one chain takes too few samples to tell.
     """
 
+    no_adjoint: ClassVar[str] = (
+        "has no gradient at one given state: its loss is a mean over a law"
+    )
     free: eqx.AbstractVar[Langevin]  # type: ignore[override]
     chains: eqx.AbstractVar[int]
     samples: eqx.AbstractVar[int]
@@ -79,6 +82,12 @@ class AbstractSampler(AbstractEstimator):
                 "no law e^(−E/T) to differentiate; use ep.EquilibriumPropagation, or "
                 "write the model as an AbstractEnergy"
             )
+        if isinstance(system, AbstractMap):
+            raise ValueError(
+                f"{type(system).__name__} is a map: its steps do not descend its "
+                "potential, so that they sample no law e^(−E/T); use "
+                "ep.EquilibriumPropagation, or an energy, e.g. ep.HopfieldEnergy"
+            )
         state = initial_state(system, x, state)
         _check.check_cost(system, cost, *_check.example((x, y, state)))
         batch = _check.batch_size(x=x)
@@ -101,9 +110,8 @@ class AbstractSampler(AbstractEstimator):
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         raise ValueError(
-            f"{type(self).__name__} has no gradient at one given state: its loss is a "
-            "mean over a law. Call the estimator itself, or use "
-            "ep.EquilibriumPropagation"
+            f"{type(self).__name__} {self.no_adjoint}. Call the estimator itself, or "
+            "use ep.EquilibriumPropagation"
         )
 
     def _free(self, system, cost, x, y, start, keys, weight):

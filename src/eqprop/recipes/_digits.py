@@ -4,22 +4,47 @@ No download and under two minutes on two cores.  The settings are ours, chosen s
 each rule learns; the papers' own sizes and numbers are other recipes.
 """
 
+import dataclasses
+
 from ..estimators import (
     AbstractEstimator,
     AsymmetricEquilibriumPropagation,
     BackpropagationThroughTime,
+    BoltzmannLearning,
+    ContinualEquilibriumPropagation,
+    ContrastiveDivergence,
+    ContrastiveHebbianLearning,
+    CoupledLearning,
     DyadicEquilibriumPropagation,
     EquilibriumPropagation,
     HolomorphicEquilibriumPropagation,
     ImplicitDifferentiation,
+    JacobianHomeostasis,
+    KolenPollackEquilibriumPropagation,
     RecurrentBackpropagation,
+    SpikeTimingDependentPlasticity,
+    StochasticEquilibriumPropagation,
+    VectorFieldEquilibriumPropagation,
 )
-from ..relaxations import Euler, Sweep
-from ..training import Config, Hopfield, Leaky, Model, Optimizer, Prototypical, Toy
+from ..relaxations import Euler, Langevin, Sweep
+from ..systems import Convolution
+from ..training import (
+    Config,
+    DiscreteHopfield,
+    Hopfield,
+    Leaky,
+    Model,
+    Optimizer,
+    Prototypical,
+    Toy,
+    XieSeung,
+)
 
 SWEEPS = (Sweep(steps=10), Sweep(steps=5))
 EULER = (Euler(dt=0.5, steps=30), Euler(dt=0.5, steps=15))
 MAP = (Euler(dt=1.0, steps=20), Euler(dt=1.0, steps=10))
+WARM = Langevin(dt=0.5, steps=20, temperature=1e-3, adjusted=False)
+KERNELS = (Convolution(16, 3, pool="max"),)
 
 HOPFIELD = Hopfield(hidden=(256,), output="linear")
 SMOOTH = Hopfield(
@@ -50,6 +75,21 @@ def _config(model: Model, estimator: AbstractEstimator, epochs: int = 20) -> Con
         epochs=epochs,
         batch_size=20,
     )
+
+
+def _descent(
+    model: Model,
+    estimator: AbstractEstimator,
+    epochs: int,
+    optimizer: Optimizer,
+) -> Config:
+    """The same with another optimizer than Adam."""
+    config = _config(model, estimator, epochs)
+    return dataclasses.replace(config, optimizer=optimizer)
+
+
+def _images(model: Model, estimator: AbstractEstimator, epochs: int = 20) -> Config:
+    return dataclasses.replace(_config(model, estimator, epochs), flatten=False)
 
 
 def _leaky(angle: float | None) -> Leaky:
@@ -124,6 +164,141 @@ RECIPES = {
         "holomorphic EP, four complex nudges",
         "Laborieux & Zenke 2022",
         "test error ≤ 3 %",
+    ),
+    "digits-discrete": (
+        _config(
+            DiscreteHopfield(hidden=(256,), output="linear"),
+            EquilibriumPropagation(*MAP, 0.25),
+        ),
+        "an energy as a primitive function",
+        "D, section 3",
+        "test error ≤ 4 %",
+    ),
+    "digits-convolutional": (
+        _images(
+            Hopfield(
+                hidden=(),
+                convolutions=KERNELS,
+                output="linear",
+                initializer="gain",
+                gain=0.5,
+            ),
+            EquilibriumPropagation(*SWEEPS, 0.25),
+        ),
+        "a convolutional Hopfield network, swept",
+        "Scellier 2023",
+        "test error ≤ 4 %",
+    ),
+    "digits-convolutional-prototypical": (
+        _images(
+            dataclasses.replace(PROTOTYPICAL, hidden=(), convolutions=KERNELS),
+            EquilibriumPropagation(*MAP, 0.1),
+        ),
+        "a convolutional prototypical network",
+        "D, section 4",
+        "test error ≤ 4 %",
+    ),
+    "digits-convolutional-leaky": (
+        _images(
+            Leaky(
+                hidden=(),
+                convolutions=(Convolution(16, 3, pool="average"),),
+                output="linear",
+                initializer="gain",
+                gain=0.5,
+                angle=None,
+            ),
+            EquilibriumPropagation(*EULER),
+        ),
+        "convolutional leaky integrators, untied",
+        "C, section 3",
+        "test error ≤ 8 %",
+    ),
+    "digits-vector-field": (
+        _config(HOPFIELD, VectorFieldEquilibriumPropagation(*SWEEPS)),
+        "the rule that needs no energy",
+        "C, eq 6",
+        "test error ≤ 4 %",
+    ),
+    "digits-kolen-pollack": (
+        _descent(
+            _leaky(None),
+            KolenPollackEquilibriumPropagation(*EULER, decay=1e-2),
+            20,
+            Optimizer("sgd", (0.03,), "cosine", {"momentum": 0.9}),
+        ),
+        "untied weights that align by decay",
+        "Laborieux 2021",
+        "test error ≤ 6 %",
+    ),
+    "digits-homeostasis": (
+        _config(
+            _leaky(None),
+            JacobianHomeostasis(EquilibriumPropagation(*EULER), strength=0.1),
+        ),
+        "a penalty that makes the Jacobian symmetric",
+        "C (2309.02214)",
+        "test error ≤ 6 %",
+    ),
+    "digits-continual": (
+        _descent(
+            PROTOTYPICAL,
+            ContinualEquilibriumPropagation(*MAP, 0.5, "one-sided", learning_rate=0.05),
+            30,
+            Optimizer("sgd", (0.05,)),
+        ),
+        "parameters that move at every nudged step",
+        "Ernoult 2020",
+        "test error ≤ 6 %",
+    ),
+    "digits-stdp": (
+        _config(HOPFIELD, SpikeTimingDependentPlasticity(*SWEEPS)),
+        "dW ∝ ρ(u) dρ(u)/dt along the nudged phase",
+        "A, eqs 11–14",
+        "test error ≤ 4 %",
+    ),
+    "digits-hebbian": (
+        _config(HOPFIELD, ContrastiveHebbianLearning(*SWEEPS)),
+        "contrastive Hebbian learning",
+        "A, eqs 27–32",
+        "test error ≤ 4 %",
+    ),
+    "digits-xie-seung": (
+        _config(
+            XieSeung(hidden=(256,), output="linear", gamma=0.3),
+            ContrastiveHebbianLearning(*SWEEPS),
+        ),
+        "CHL with feedback weakened by γ",
+        "A, eqs 33–35",
+        "test error ≤ 3 %",
+    ),
+    "digits-coupled": (
+        _config(HOPFIELD, CoupledLearning(*SWEEPS)),
+        "coupled learning: outputs pulled to the target",
+        "Scellier 2023",
+        "test error ≤ 4 %",
+    ),
+    "digits-stochastic": (
+        _config(
+            HOPFIELD,
+            StochasticEquilibriumPropagation(free=WARM, nudged=WARM, beta=0.25),
+            10,
+        ),
+        "the gradient of E[C] by Langevin chains",
+        "A, stochastic framework",
+        "test error ≤ 6 %",
+    ),
+    "digits-boltzmann": (
+        _config(HOPFIELD, BoltzmannLearning(free=WARM, clamped=WARM), 10),
+        "Boltzmann learning by Langevin chains",
+        "A, related work",
+        "test error ≤ 6 %",
+    ),
+    "digits-divergence": (
+        _config(HOPFIELD, ContrastiveDivergence(free=WARM, clamped=WARM, steps=10), 10),
+        "contrastive divergence, CD-10",
+        "A, related work",
+        "test error ≤ 10 %",
     ),
     "digits-rbp": (
         _config(SMOOTH, RecurrentBackpropagation(EULER[0], dt=0.5, steps=15)),

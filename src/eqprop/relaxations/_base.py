@@ -255,10 +255,24 @@ def _relax(system, x, relaxation, state, cost, y, beta, key) -> Equilibrium:
 def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:
     """The checked batched state to start from, in the widest dtype of the system."""
     one = _check.example(x)
-    expected = _check.initial_state(system, one)
+    # Holomorphic EP's systems are complex; an init_state of jnp.zeros(n) is not.
+    complex_ = [
+        jax.ShapeDtypeStruct((), leaf.dtype)
+        for leaf in jax.tree.leaves(eqx.filter((system, x), eqx.is_inexact_array))
+        if jnp.iscomplexobj(leaf)
+    ]
+
+    def start(x):
+        return jax.tree.map(
+            lambda s: jnp.asarray(s, jnp.result_type(s, *complex_)),
+            system.init_state(x),
+        )
+
+    _check.initial_state(system, one)
+    expected = jax.eval_shape(start, one)
     _check.check_system(system, one, expected)
     if state is None:
-        state = jax.vmap(system.init_state)(x)
+        state = jax.vmap(start)(x)
     else:
         _check.batch_size(x=x, state=state)
         _check.check_given_state(system, expected, _check.example(state))

@@ -22,11 +22,16 @@ from ..estimators import (
 )
 from ..relaxations import AbstractRelaxation, Euler, relax, Status, Sweep
 from ..report import draw_comparison
-from ..training import Config, config_to_json, Observer, Optimizer
+from ..training import (
+    Config,
+    config_to_json,
+    Observer,
+    Optimizer,
+    TrainingDiverged,
+)
 from ..verification._metrics import agreement
 from ._directory import RunDirectory
 from ._problem import Problem
-from ._run import load
 from ._train import _start, default_path, resume, train
 
 EXAMPLES = 100
@@ -41,8 +46,9 @@ class Comparison:
 
     A record holds `estimator` (the word), `rule` (what ran), `optimizer`, `history`
     (the run's metrics), `angles` (`epoch`, `angle` in degrees to the exact gradient
-    of the settled cost, `settled` share of the examples), `seconds` of training and
-    `memory` in bytes: temporaries of one compiled gradient of a batch.
+    of the settled cost, `settled` share of the examples), `seconds` of training,
+    `memory` in bytes: temporaries of one compiled gradient of a batch, and `failure`:
+    how the rule diverged, else `None`.
     """
 
     path: Path
@@ -54,7 +60,7 @@ def compare(
     estimators: Sequence[str],
     *,
     run: str | Path | None = None,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.003,
     observer: Observer | None = None,
     **overrides: Any,
 ) -> Comparison:
@@ -121,25 +127,29 @@ def _record(word: str, config: Config, path: Path, observer: Observer) -> dict:
     """Train, go on with, or load the run of one rule."""
     directory = RunDirectory(path)
     angles = _Angles(config, path / "angles.json", observer)
-    if not directory.config_file.exists():
-        run = train(config, run=path, observer=angles)
-    elif config_to_json(directory.config()) != config_to_json(config):
-        raise ValueError(
-            f"{path} holds a run of another configuration; choose another directory"
-        )
-    elif len(directory.history()) < config.epochs:
-        run = resume(path, observer=angles)
-    else:
-        run = load(path)
-    gradient, memory = _one_gradient(config, run.problem)
+    failure = None
+    try:
+        if not directory.config_file.exists():
+            train(config, run=path, observer=angles)
+        elif config_to_json(directory.config()) != config_to_json(config):
+            raise ValueError(
+                f"{path} holds a run of another configuration; choose another directory"
+            )
+        elif len(directory.history()) < config.epochs:
+            resume(path, observer=angles)
+    except TrainingDiverged as stop:
+        failure = str(stop)
+    history = directory.history()
+    gradient, memory = _one_gradient(config, Problem.build(config))
     return {
         "estimator": word,
         "rule": gradient,
         "optimizer": f"{config.optimizer.name} {config.optimizer.lr[0]:g}",
-        "seconds": run.history[-1]["training_seconds"],
+        "seconds": history[-1]["training_seconds"] if history else None,
         "memory": memory,
         "angles": angles.known(),
-        "history": run.history,
+        "history": history,
+        "failure": failure,
     }
 
 

@@ -25,11 +25,13 @@ from ._loop import (
     weight_names as weight_names,
 )
 from ._models import (
+    DiscreteHopfield as DiscreteHopfield,
     Hopfield as Hopfield,
     Leaky as Leaky,
     Model as Model,
     Prototypical as Prototypical,
     Toy as Toy,
     UserModel as UserModel,
+    XieSeung as XieSeung,
 )
 from ._optimizer import Optimizer as Optimizer

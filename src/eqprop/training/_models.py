@@ -130,6 +130,29 @@ class Hopfield(LayeredModel):
 
 
 @dataclasses.dataclass(frozen=True)
+class DiscreteHopfield(LayeredModel):
+    """The same network as a primitive function, Φ = ½‖s‖² − εE (paper D)."""
+
+    dt: float = 0.5
+    """ε, in units of the neurons' time constant; its steps are those of dt = 1"""
+
+    def network(self, sizes, key, options):
+        inner = systems.HopfieldEnergy(sizes, key=key, **options)
+        return systems.DiscreteEnergy(inner, self.dt)
+
+
+@dataclasses.dataclass(frozen=True)
+class XieSeung(LayeredModel):
+    """Xie & Seung's network: Hopfield's with feedback scaled by γ (paper A, eq 33)."""
+
+    gamma: float = 0.1
+    """γ, the strength of the feedback, in (0, 1]"""
+
+    def network(self, sizes, key, options):
+        return systems.XieSeungEnergy(sizes, gamma=self.gamma, key=key, **options)
+
+
+@dataclasses.dataclass(frozen=True)
 class Prototypical(LayeredModel):
     """Paper D's network with σ outside of Φ; its steps are those of dt = 1."""
 
@@ -185,4 +208,4 @@ class UserModel:
     """FILE.py:NAME"""
 
 
-Model = Hopfield | Prototypical | Leaky | Toy | UserModel
+Model = Hopfield | DiscreteHopfield | XieSeung | Prototypical | Leaky | Toy | UserModel
