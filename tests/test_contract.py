@@ -106,7 +106,7 @@ KINDS = {
 }
 
 
-SHORT = {"hopfield", "dict", "primitive", "prototypical", "untied", "box", "total"}
+SHORT = {"hopfield", "dict", "prototypical", "untied", "box"}
 SLOW = pytest.mark.slow
 MAPS, FIELDS = {"prototypical"}, {"untied", "symmetric-field", "field", "box"}
 HOLD, NOISY = {"chl", "coupled", "boltzmann", "cd"}, {"stochastic", "boltzmann", "cd"}

@@ -76,6 +76,7 @@ def test_implicit_equals_finite_differences(name):
     assert jnp.linalg.norm(expected) > 1e-3
 
 
+@pytest.mark.slow  # every kind of system's is in test_contract.py
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("rule", ["rbp", "bptt"])
 def test_converged_references_equal_implicit(name, rule):

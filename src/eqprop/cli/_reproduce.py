@@ -9,6 +9,7 @@ import tyro
 
 from ..demonstrations import DEMONSTRATIONS, write_page
 from ._console import (
+    compile_quickly,
     Flag,
     parse,
     print_json,
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> int:
     if not options.items:
         return _list(options.json)
     chosen = _chosen(options.items)
+    compile_quickly()
     use_compilation_cache()
     options.out.mkdir(parents=True, exist_ok=True)
     records = {}

@@ -15,7 +15,14 @@ import tyro
 from .. import recipes, runs
 from ..estimators import AbstractEstimator, EquilibriumPropagation, Nudging
 from ..verification import flow_figure, tune as _tune, verify as _verify
-from ._console import Flag, parse, print_json, prints_aside, use_compilation_cache
+from ._console import (
+    compile_quickly,
+    Flag,
+    parse,
+    print_json,
+    prints_aside,
+    use_compilation_cache,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Target:
 def verify(argv: list[str]) -> int:
     """`eqprop verify TARGET`."""
     options = parse(VerifyOptions, "verify", argv)
+    compile_quickly()
     use_compilation_cache()
     with prints_aside(), working(f"verifying {options.target}"):
         target = find_target(options.target, "verify")
@@ -118,6 +126,7 @@ def verify(argv: list[str]) -> int:
 def tune(argv: list[str]) -> int:
     """`eqprop tune TARGET`."""
     options = parse(TuneOptions, "tune", argv)
+    compile_quickly()
     use_compilation_cache()
     with prints_aside(), working(f"tuning {options.target}"):
         target = find_target(options.target, "tune")

@@ -6,6 +6,7 @@ from . import (
     _contrastive,
     _convolution,
     _external,
+    _gradients,
     _homeostasis,
     _path,
     _stochastic,
@@ -20,6 +21,7 @@ from ._demonstration import (
 from ._page import write_page as write_page
 
 DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
+    **_gradients.ITEMS,
     **_path.ITEMS,
     **_convolution.ITEMS,
     **_contrastive.ITEMS,

@@ -76,10 +76,11 @@ class Demonstration:
                     label=curve.label,
                     markersize=4,
                 )
-            if "x" in panel.scale:
-                ax.set_xscale("log")
-            if "y" in panel.scale:
-                ax.set_yscale("log")
+            for name in panel.scale:
+                ax.set(**{f"{name}scale": "log"})
+                low, high = getattr(ax, f"get_{name}lim")()
+                if high > 10 * low:  # else no power of ten would be labelled
+                    getattr(ax, f"{name}axis").set_minor_formatter("")
             ax.set(xlabel=panel.x, ylabel=panel.y)
             ax.legend(fontsize=8)
             ax.grid(alpha=0.3)

@@ -23,10 +23,10 @@ def draw(
     """Draw the figures of a run into its directory."""
     if history:
         _curves(path / "curves.png", history, weight_names(system, cost))
-    if image_shape is not None and len(image_shape) == 2:
-        weights = _first_weights(system, int(np.prod(image_shape)))
+    if image_shape is not None:
+        weights = _first_weights(system, image_shape)
         if weights is not None:
-            _weights(path / "weights.png", weights, image_shape)
+            _weights(path / "weights.png", weights)
 
 
 def _curves(file: Path, history: list[dict[str, Any]], names: list[str]) -> None:
@@ -81,17 +81,23 @@ def _label(axis, name: str, log: bool) -> None:
         )
 
 
-def _first_weights(system: Any, pixels: int) -> np.ndarray | None:
-    """The first matrix with a row for each pixel, as `[units, pixels]`."""
+def _first_weights(system: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The first layer's weights as images `[units, height, width]`.
+
+    Those of a matrix with a row for each pixel of a grey image, or of the first
+    kernels, one image for each pair of a channel below and one above.
+    """
     for leaf in jax.tree.leaves(eqx.filter(system, eqx.is_inexact_array)):
-        if leaf.ndim == 2 and leaf.shape[0] == pixels:
-            return np.asarray(leaf).T
+        if len(shape) == 2 and leaf.ndim == 2 and leaf.shape[0] == np.prod(shape):
+            return np.asarray(leaf).T.reshape(-1, *shape)
+        if leaf.ndim == 4:
+            return np.asarray(leaf).reshape(*leaf.shape[:2], -1).transpose(2, 0, 1)
     return None
 
 
-def _weights(file: Path, weights: np.ndarray, shape: tuple[int, ...]) -> None:
+def _weights(file: Path, weights: np.ndarray) -> None:
     """The receptive fields with the largest norm, each on its own symmetric scale."""
-    norms = np.linalg.norm(weights, axis=1)
+    norms = np.linalg.norm(weights, axis=(1, 2))
     chosen = np.argsort(-norms)[:SHOWN]
     columns = int(np.ceil(np.sqrt(len(chosen))))
     rows = -(-len(chosen) // columns)
@@ -100,11 +106,10 @@ def _weights(file: Path, weights: np.ndarray, shape: tuple[int, ...]) -> None:
         axis.axis("off")
     for axis, unit in zip(axes.ravel(), chosen, strict=False):
         limit = np.abs(weights[unit]).max() or 1.0
-        image = weights[unit].reshape(shape)
-        axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.imshow(weights[unit], cmap="RdBu_r", vmin=-limit, vmax=limit)
     figure.suptitle(
-        f"incoming weights of {len(chosen)} of {len(weights)} first-layer units, "
-        "largest norm first",
+        f"incoming weights of {len(chosen)} of {len(weights)} first-layer "
+        "units or kernels, largest norm first",
         fontsize=9,
     )
     figure.savefig(file, dpi=120)
