@@ -217,7 +217,7 @@ RECIPES = {
     "digits-vector-field": (
         _config(HOPFIELD, VectorFieldEquilibriumPropagation(*SWEEPS)),
         "the rule that needs no energy",
-        "C, eq 6",
+        "C, eq 16",
         "test error ≤ 4 %",
     ),
     "digits-kolen-pollack": (
@@ -237,7 +237,7 @@ RECIPES = {
             JacobianHomeostasis(EquilibriumPropagation(*EULER), strength=0.1),
         ),
         "a penalty that makes the Jacobian symmetric",
-        "C (2309.02214)",
+        "Laborieux & Zenke 2023",
         "test error ≤ 6 %",
     ),
     "digits-continual": (
