@@ -211,6 +211,8 @@ class Ours:
             batch_size=batch,
             key=jax.random.key(0),
             seed=0,
+            persistent=False,
+            shuffle=True,
         )
         self.state = self.trainer.init(system, ep.SquaredError())
 

@@ -108,8 +108,8 @@ def _weights(file: Path, weights: np.ndarray) -> None:
         limit = np.abs(weights[unit]).max() or 1.0
         axis.imshow(weights[unit], cmap="RdBu_r", vmin=-limit, vmax=limit)
     figure.suptitle(
-        f"incoming weights of {len(chosen)} of {len(weights)} first-layer "
-        "units or kernels, largest norm first",
-        fontsize=9,
+        f"weights of {len(chosen)} of {len(weights)} first-layer units\n"
+        "or kernels, largest norm first",
+        fontsize=8,
     )
     figure.savefig(file, dpi=120)
