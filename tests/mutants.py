@@ -180,7 +180,7 @@ def caught(file: str, old: str, new: str, tests: str) -> bool:
             raise SystemExit(f"{file} no longer holds {old!r}: renew this mutant")
         target.write_text(source.replace(old, new), encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-xqp", "no:cacheprovider", tests],
+            [sys.executable, "-m", "pytest", "-xqn0", "-p", "no:cacheprovider", tests],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(copy)},
             capture_output=True,

@@ -56,7 +56,7 @@ def test_verify_a_model_that_holds(model, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "HOLDS: EP computes the exact gradient" in out
     assert "EP centered, gradients: order in β" in out
-    folder = tmp_path / "runs" / "verify-net"
+    folder = tmp_path / "runs" / "verify-model-net"
     assert {file.name for file in folder.iterdir()} == {
         *("processes.png", "layers.png", "beta.png", "verification.json")
     }
@@ -89,7 +89,7 @@ def test_tune_proposes_what_train_takes(model, capsys, tmp_path):
     command = out.partition("use it: eqprop ")[2].split()
     assert command[:3] == ["train", "--system", f"{model}:net"]
     assert main([*command, "--epochs", "1", "--run", "tuned"]) == 0
-    record = json.loads((tmp_path / "runs/tune-net/tune.json").read_text("utf-8"))
+    record = json.loads((tmp_path / "runs/tune-model-net/tune.json").read_text("utf-8"))
     assert record["reached"] is True
     assert record["angle"] <= 5
     assert set(record["curves"]) == {"dt", "T", "K", "beta"}

@@ -13,7 +13,12 @@ import numpy as np
 import tyro
 
 from .. import recipes, runs
-from ..estimators import AbstractEstimator, EquilibriumPropagation, Nudging
+from ..estimators import (
+    AbstractEstimator,
+    EquilibriumPropagation,
+    named_estimator,
+    Nudging,
+)
 from ..verification import flow_figure, tune as _tune, verify as _verify
 from ._console import (
     compile_quickly,
@@ -23,6 +28,7 @@ from ._console import (
     prints_aside,
     use_compilation_cache,
 )
+from ._train import Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +48,12 @@ class VerifyOptions:
     """length of the processes; default: until the error has decayed"""
     examples: int = 8
     """training examples used"""
+    estimator: Rule | None = None  # type: ignore[valid-type]
+    """a learning rule that is held to its promise too; default: the configured one"""
     flow: Flag = False
     """draw flow.png too: both phases in continuous time, with and without noise"""
     out: Path | None = None
-    """folder of figures and numbers (default: RUN/verify, or runs/verify-NAME)"""
+    """folder of figures and numbers (default: RUN/verify, or runs/verify-FILE-NAME)"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -66,7 +74,7 @@ class TuneOptions:
     examples: int = 16
     """training examples used"""
     out: Path | None = None
-    """folder of figure and numbers (default: RUN/tune, or runs/tune-NAME)"""
+    """folder of figure and numbers (default: RUN/tune, or runs/tune-FILE-NAME)"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -91,13 +99,16 @@ def verify(argv: list[str]) -> int:
     use_compilation_cache()
     with prints_aside(), working(f"verifying {options.target}"):
         target = find_target(options.target, "verify")
-        configured = target.estimator
+        configured, name = target.estimator, "as configured"
+        if options.estimator is not None:
+            like = configured or recipes.recipe("custom").config.estimator
+            configured, name = named_estimator(options.estimator, like), "the rule"
         result = _verify(
             target.system,
             target.cost,
             target.x,
             target.y,
-            estimators={} if configured is None else {"as configured": configured},
+            estimators={} if configured is None else {name: configured},
             beta=options.beta,
             dt=options.dt,
             steps=options.steps,
@@ -167,7 +178,9 @@ def find_target(text: str, job: str) -> Target:
     if ".py" in text:
         system, cost, x, y = runs.load_user_model(text)
         name = text.rpartition(":")[2]
-        return Target(name, system, cost, x, y, None, Path("runs") / f"{job}-{name}")
+        file = Path(text.rpartition(":")[0]).stem
+        folder = Path("runs") / f"{job}-{file}-{name}"
+        return Target(name, system, cost, x, y, None, folder)
     if (Path(text) / "config.json").exists():
         run = runs.load(text)
         x, y = run.problem.train

@@ -116,7 +116,8 @@ class ContinualEquilibriumPropagation(PathRule):
                 "the optimizer is not plain SGD at the rule's own learning_rate "
                 f"{self.learning_rate}; continual EP has already moved the parameters "
                 f"at that rate: use ep.Optimizer('sgd', ({names},)) without momentum, "
-                "schedule or decay, or change estimator.learning_rate"
+                "schedule or decay (--optimizer.name sgd --optimizer.lr …), or change "
+                "estimator.learning_rate with it"
             )
 
 

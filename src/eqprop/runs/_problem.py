@@ -107,6 +107,8 @@ def load_user_model(path: str, copy: Path | None = None) -> tuple:
         hint = f"it defines {', '.join(known[:8]) or 'none'}"
         if near:
             hint = f"did you mean {near[0]}?"
+        if hasattr(module, name):
+            hint = f"{name} is a {type(getattr(module, name)).__name__}; {hint}"
         raise ValueError(f"{source} has no function {name}; {hint}")
     try:
         problem = function()

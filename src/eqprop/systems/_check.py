@@ -44,7 +44,10 @@ def batch_size(**arrays: Any) -> int:
             sizes[label] = jnp.shape(leaf)[0]
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-        raise ValueError(f"leading batch axes differ ({found}); they must be equal")
+        raise ValueError(
+            f"leading batch axes differ ({found}); they must be equal: the first axis "
+            "counts examples, and a single example needs one too, x[None] and y[None]"
+        )
     if 0 in sizes.values():
         raise ValueError("the batch is empty; give at least one example")
     return next(iter(sizes.values()))

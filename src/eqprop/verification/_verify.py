@@ -15,6 +15,7 @@ from ..estimators import (
     EquilibriumPropagation,
     ImplicitDifferentiation,
     RecurrentBackpropagation,
+    VectorFieldEquilibriumPropagation,
 )
 from ..estimators._step import error_signal
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax, Status
@@ -48,6 +49,7 @@ from ._fixed_point import (
     STABLE,
 )
 from ._metrics import agreement, named_leaves
+from ._promises import at_rest, judge
 from ._verification import Row, Verification
 
 EXAMPLES = 8
@@ -242,6 +244,7 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
         gradient = rule(system, cost, x, y, key=jax.random.key(0))
         grads[name] = (gradient.grads, gradient.cost_grads)
         _judge.own_estimator(found, name, gradient, agreement(grads[name], reference))
+        _rule_at_rest(name, rule, problem, point, beta, found, free, grads)
     _judge.references(found, grads, point.radius, grads.pop(SHORT, None))
     for name, values in grads.items():
         found.rows += _rows(name, values, reference)
@@ -263,6 +266,22 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
             limit,
             reference,
         )
+
+
+def _rule_at_rest(name, rule, problem, point, beta, found, free, grads) -> None:
+    """Whether the caller's rule, given phases that settle, keeps its promise."""
+    steps = found.facts["rbp_steps"]
+    promise = at_rest(rule, point.dt, steps, beta)
+    if promise is None or point.radius**steps > 1e-8:
+        return
+    settled, row = promise
+    field_rule = isinstance(rule, VectorFieldEquilibriumPropagation)
+    if field_rule and isinstance(problem.system, AbstractMap):
+        return  # EP contrasts the primitive there, which has another limit
+    gradient = _at(settled, problem, free)
+    grads[name + ", settled"] = (gradient.grads, gradient.cost_grads)
+    agrees = agreement(grads[name + ", settled"], grads[row])
+    judge(found, name, gradient.stats["rule"], row, agrees)
 
 
 def _estimator_orders(problem, point, found, free, reference, high) -> None:
