@@ -275,12 +275,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a style a round")
     options = parser.parse_args()
-    arguments = " ".join(sys.argv[1:])
+    command = " ".join(["python benchmarks/peers.py", *sys.argv[1:]])
     print(
         f"# One training step, eqprop against PyTorch\n\n{datetime.date.today()}, "
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads; jax "
         f"{jax.__version__}, torch {torch.__version__}; float32.\n"
-        f"Command: `python benchmarks/peers.py {arguments}`.\n\n"
+        f"Command: `{command}`.\n\n"
         "Milliseconds of a training step: medians and, in brackets, the range of "
         f"{options.rounds} rounds.\nRatio: the faster PyTorch style over eqprop.\n\n"
         "| net | batch | T / K | autograd | by hand | eqprop | ratio |\n"
