@@ -20,7 +20,7 @@ from zoo import (
 )
 
 import eqprop as ep
-from eqprop.estimators import _step
+from eqprop.estimators import _implicit_differentiation, _step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -159,6 +159,20 @@ def test_a_solve_that_fails_is_an_error_never_a_zero():
         rule(system, ep.SquaredError(), x, y)
     inside = eqx.filter_jit(lambda s: rule(s, ep.SquaredError(), x, y).grads.w)
     assert jnp.isnan(inside(system)).all()
+
+
+def test_a_solve_that_stops_short_is_an_error_too(monkeypatch):
+    """A finite residual above the tolerance is as wrong as none."""
+
+    def rough(linear, right):
+        return right, jnp.asarray(1e-3)
+
+    monkeypatch.setattr(_implicit_differentiation, "solve_fixed_point", rough)
+    problem = (hopfield((3, 4, 2)), ep.SquaredError(), *batch(size=3))
+    with pytest.raises(ep.AdjointNotConverged, match=r"3 of 3 .*residual 0\.001"):
+        ep.ImplicitDifferentiation(ep.Euler(0.2, 77))(*problem)
+    lenient = ep.ImplicitDifferentiation(ep.Euler(0.2, 77), tol=1e-2)(*problem)
+    assert jnp.isfinite(lenient.loss)
 
 
 def test_large_states_are_solved_by_gmres(monkeypatch):
