@@ -13,6 +13,7 @@ if version("jaxlib").startswith("0.10."):
         "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
     )
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ def _few_programs():
     """Forget a file's compiled programs: each takes memory maps, which run out."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def fresh():
+    """Programs traced with a broken rule must not serve the next test."""
+    jax.clear_caches()
+    eqx.clear_caches()
+    yield
+    jax.clear_caches()
+    eqx.clear_caches()
 
 
 @pytest.fixture(scope="module")

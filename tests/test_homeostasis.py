@@ -147,6 +147,13 @@ def test_what_makes_no_sense_is_refused_and_a_configuration_keeps_it():
         ep.JacobianHomeostasis(SETTLE, 1)
     with pytest.raises(ValueError, match="adds a penalty"):
         ep.settle(system, x, adjoint=ep.JacobianHomeostasis(RULE, 0.1), key=KEY)
+    moving = ep.ContinualEquilibriumPropagation(SETTLE, SETTLE, learning_rate=0.1)
+    with pytest.raises(ValueError, match="is not plain SGD at the rule's own"):
+        ep.fit(
+            *(system, COST, x, y),
+            estimator=ep.JacobianHomeostasis(moving, 0.1),
+            optimizer=ep.Optimizer("adam", (0.1,)),
+        )
     rule = ep.JacobianHomeostasis(RULE, 0.1, 2)
     config = ep.Config(estimator=rule, optimizer=ep.Optimizer("sgd", (0.1,)))
     assert config_from_json(config_to_json(config)) == config

@@ -57,16 +57,6 @@ def _doubled(original):
     return change
 
 
-@pytest.fixture
-def fresh():
-    """Programs traced with a broken rule must not serve the next test."""
-    jax.clear_caches()
-    eqx.clear_caches()
-    yield
-    jax.clear_caches()
-    eqx.clear_caches()
-
-
 def test_a_broken_rule_is_caught(monkeypatch, fresh):
     """AsymEP without its correction, and STDP twice as large as it must be."""
     monkeypatch.setattr(_asymmetric.Symmetrized, "velocity", _uncorrected)

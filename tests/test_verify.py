@@ -392,16 +392,6 @@ def _leaking(original):
     return contrast
 
 
-@pytest.fixture
-def fresh():
-    """Programs traced with a broken rule must not serve the next test."""
-    jax.clear_caches()
-    eqx.clear_caches()
-    yield
-    jax.clear_caches()
-    eqx.clear_caches()
-
-
 @pytest.mark.parametrize("breaking", [_broken_contrast, _leaking])
 def test_a_broken_contrast_is_caught(breaking, monkeypatch, fresh):
     """A dropped factor, states not detached: no β makes up for it."""

@@ -89,7 +89,7 @@ def cache_folder() -> Path:
 
 
 def compile_quickly() -> None:
-    """Have XLA optimize less, for programs that run once: a third of their time.
+    """Have XLA optimize less, for programs that run once: a fifth of their time.
 
     XLA reads this when it starts, and ends a program that names a flag it does not
     know: other releases are left alone.

@@ -42,8 +42,8 @@ class Clamped(AbstractSystem):
         return self.system.readout(s)
 
     def project(self, s: State) -> State:
+        held = self._held(s)
         prediction, pull = jax.vjp(self.system.readout, s)
-        (held,) = pull(jnp.ones_like(prediction))
         (values,) = pull(jnp.asarray(self.target, prediction.dtype))
         return jax.tree.map(
             lambda u, h, value: jnp.where(h != 0, value, u),

@@ -112,6 +112,9 @@ class JacobianHomeostasis(AbstractEstimator):
     def check(self, gradient: Gradient) -> None:
         self.estimator.check(gradient)
 
+    def check_optimizer(self, optimizer, params) -> None:
+        self.estimator.check_optimizer(optimizer, params)
+
 
 def asymmetry_along(system: AbstractSystem, x: Any, s: State, v: State) -> Scalar:
     """‖(J − Jᵀ)v‖² of one example at s."""

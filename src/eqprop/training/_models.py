@@ -1,5 +1,6 @@
 """The networks that a configuration can name, each built for the data it meets."""
 
+import abc
 import dataclasses
 import math
 from typing import Any, get_args, Literal
@@ -26,7 +27,7 @@ InitializerName = Literal["glorot", "fan-in", "gain"]
 
 
 @dataclasses.dataclass(frozen=True)
-class LayeredModel:
+class LayeredModel(abc.ABC):
     """What the layered networks share; input and output follow from the data."""
 
     hidden: tuple[int, ...] = (500,)
@@ -114,11 +115,11 @@ class LayeredModel:
             )
         return (*shape, 1)[:3]
 
+    @abc.abstractmethod
     def network(
         self, sizes: Any, key: PRNGKeyArray, options: Options
     ) -> systems.AbstractSystem:
         """The system of these sizes."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
