@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _guarded(argv: list[str]) -> int:
     """Run one command; what goes wrong becomes a message and a status."""
     from ..runs import TrainingInterrupted
-    from ..training import TrainingDiverged
+    from ..training import TrainingDiverged, WorkerLost
     from ._console import fail
 
     try:
@@ -60,7 +60,7 @@ def _guarded(argv: list[str]) -> int:
     except Exception as error:
         if os.environ.get("EQPROP_DEBUG"):
             raise
-        if isinstance(error, TrainingDiverged):
+        if isinstance(error, TrainingDiverged | WorkerLost):
             return fail(str(error), 1)
         if isinstance(error, MemoryError) or "Out of memory" in str(error):
             return fail(f"out of memory: {_first_line(error)}; {_SMALLER}", 1)

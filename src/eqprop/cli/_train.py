@@ -21,10 +21,12 @@ from ._console import (
     table,
     use_compilation_cache,
 )
-from ._progress import Progress
+from ._machines import Machines, watcher
 
 FEW_SETTLED = 0.5
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
+_FLAT = tyro.conf.arg(name="")
+_HERE = Machines()
 _NAMED = tyro.conf.arg(name="estimator")
 
 
@@ -40,7 +42,9 @@ class TrainOptions:
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes no options but --epochs, --json"""
+    """go on with the run in this directory; takes no options but --epochs, --json and
+    those of devices and processes"""
+    machines: Annotated[Machines, _FLAT] = _HERE
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -53,6 +57,7 @@ class ResumeOptions:
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
+    machines: Annotated[Machines, _FLAT] = _HERE
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -85,9 +90,13 @@ def main(argv: list[str]) -> int:
     if options.system is not None:
         name = options.system.rpartition(":")[2]
     path = options.run or runs.default_path(name)
-    with _naming(path), prints_aside(), Progress() as progress:
-        run = runs.train(options.config, run=path, observer=progress)
-    return _finish(run, options.json)
+    machines = options.machines
+    with machines.joined() as first:
+        with _naming(path), prints_aside(), watcher(first) as observer:
+            run = runs.train(
+                options.config, run=path, observer=observer, devices=machines.devices
+            )
+        return _finish(run, options.json) if first else 0
 
 
 def _resume(argv: list[str]) -> int:
@@ -97,13 +106,20 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs and --json may be given",
+                "--epochs, --json and those of devices and processes may be given",
                 file=sys.stderr,
             )
         raise
-    with _naming(options.resume), prints_aside(), Progress() as progress:
-        run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
-    return _finish(run, options.json)
+    machines = options.machines
+    with machines.joined() as first:
+        with _naming(options.resume), prints_aside(), watcher(first) as observer:
+            run = runs.resume(
+                options.resume,
+                epochs=options.epochs,
+                observer=observer,
+                devices=machines.devices,
+            )
+        return _finish(run, options.json) if first else 0
 
 
 @contextlib.contextmanager

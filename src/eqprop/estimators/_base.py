@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
-from ..relaxations._outside import hear
+from ..relaxations._outside import hear, uses_outside
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import check_total_energy
@@ -135,6 +135,18 @@ class AbstractEstimator(eqx.Module):
 
         `params` are the parameters of the pair (system, cost).
         """
+
+    def check_devices(self, devices: int, batch_size: int) -> None:
+        """Raise if that many devices could not share a batch with the same result.
+
+        A device calls the rule on its part of the batch, with the same key as the
+        others.  Noise of single examples comes from `example_keys`.
+        """
+        if devices > 1 and uses_outside(self):
+            raise ValueError(
+                f"{type(self).__name__} relaxes on a device of yours, of which there "
+                f"is one: it cannot be shared by {devices}; train on one device"
+            )
 
 
 def weighted_mean(

@@ -101,6 +101,14 @@ class ContinualEquilibriumPropagation(PathRule):
         rates = by_layer("learning_rate", self._rates, groups)
         return jax.tree.map(lambda name: rates[name], groups)
 
+    def check_devices(self, devices, batch_size) -> None:
+        if devices > 1:
+            raise ValueError(
+                f"{type(self).__name__} moves the parameters by a step of the whole "
+                f"batch while it settles, and {devices} devices would each move them "
+                "by a part of it; train it on one device"
+            )
+
     def check_optimizer(self, optimizer, params) -> None:
         rates = self._rates_of(params)
         state = optimizer.init(params)

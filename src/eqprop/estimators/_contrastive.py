@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Dynamics, Equilibrium
 from ..relaxations._hardware import HardwareInTheLoop
+from ..relaxations._keys import example_keys
 from ..systems import _check
 from ..systems._base import (
     AbstractMap,
@@ -103,7 +104,7 @@ class AbstractClampedContrast(AbstractEstimator):
         self, system, x, y, free: Equilibrium, key, betas: Float[Array, " phases"]
     ) -> Equilibrium:
         """All clamped phases as one batch, each from s⁰ with its outputs set."""
-        keys = None if key is None else jax.random.split(key, _check.batch_size(x=x))
+        keys = None if key is None else example_keys(key, _check.batch_size(x=x))
 
         def settle(beta, x, y, s, key):
             target = (1 - beta) * system.readout(s) + beta * y

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from ..relaxations._base import AbstractRelaxation
+from ..relaxations._keys import example_keys
 from ..systems._base import AbstractSystem, State
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._step import inner
@@ -91,7 +92,7 @@ class JacobianHomeostasis(AbstractEstimator):
     def _penalty(self, system, x, state, key, weight) -> tuple[Any, Any]:
         """The mean and each example's ‖J − Jᵀ‖², and ∂mean/∂θ."""
         x, state = jax.lax.stop_gradient(replace_ignored((x, state), weight))
-        keys = jax.random.split(key, len(jax.tree.leaves(state)[0]))
+        keys = example_keys(key, len(jax.tree.leaves(state)[0]))
 
         @eqx.filter_value_and_grad(has_aux=True)
         def mean(system):
@@ -114,6 +115,9 @@ class JacobianHomeostasis(AbstractEstimator):
 
     def check_optimizer(self, optimizer, params) -> None:
         self.estimator.check_optimizer(optimizer, params)
+
+    def check_devices(self, devices, batch_size) -> None:
+        self.estimator.check_devices(devices, batch_size)
 
 
 def asymmetry_along(system: AbstractSystem, x: Any, s: State, v: State) -> Scalar:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..relaxations._base import AbstractRelaxation, Dynamics, Equilibrium
+from ..relaxations._keys import example_keys
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ._base import Gradient
@@ -90,7 +91,7 @@ class NudgedPath(eqx.Module):
         """The next states of the batch under the parameters of `model`."""
         system, cost = model
         batch = _check.batch_size(x=self.x)
-        keys = None if self.key is None else jax.random.split(self.key, batch)
+        keys = None if self.key is None else example_keys(self.key, batch)
 
         def one(x, y, s, key):
             dynamics = Dynamics(system, x, cost, y, self.beta)

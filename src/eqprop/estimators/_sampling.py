@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import Dynamics, Equilibrium, initial_state
+from ..relaxations._keys import example_keys
 from ..relaxations._langevin import Chain, checked_key, Langevin
 from ..systems import _check
 from ..systems._base import AbstractMap, AbstractSystem, has_potential, State
@@ -91,7 +92,7 @@ class AbstractSampler(AbstractEstimator):
         state = initial_state(system, x, state)
         _check.check_cost(system, cost, *_check.example((x, y, state)))
         batch = _check.batch_size(x=x)
-        keys = jax.random.split(key, (3, self.chains, batch))
+        keys = example_keys(key, batch, (3, self.chains))
         # Every chain starts at the example's state; the burn-in parts them.
         start = jax.tree.map(
             lambda s: jnp.broadcast_to(s, (self.chains, *s.shape)), state
@@ -107,6 +108,16 @@ class AbstractSampler(AbstractEstimator):
         )
         stats = Stats(self.rule, values | more)
         return Gradient(loss, grads, cost_grads, equilibrium, stats)
+
+    def check_devices(self, devices, batch_size) -> None:
+        super().check_devices(devices, batch_size)
+        if batch_size % devices:
+            raise ValueError(
+                f"batch_size is {batch_size} on {devices} devices; "
+                f"{type(self).__name__} draws the noise of a whole batch, which stays "
+                "the same only where the devices divide it: choose "
+                f"{-(-batch_size // devices) * devices}"
+            )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         raise ValueError(

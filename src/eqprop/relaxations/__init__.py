@@ -13,5 +13,6 @@ from ._base import (
 )
 from ._euler import Euler as Euler
 from ._hardware import HardwareInTheLoop as HardwareInTheLoop
+from ._keys import example_keys as example_keys
 from ._langevin import Langevin as Langevin
 from ._sweep import Sweep as Sweep

@@ -23,6 +23,7 @@ from ..systems._total_energy import (
     has_total_energy,
     nudge_energy,
 )
+from ._keys import example_keys
 from ._outside import hear
 
 
@@ -248,7 +249,7 @@ def _relax(system, x, relaxation, state, cost, y, beta, key) -> Equilibrium:
     state = initial_state(system, x, state)
     if y is not None:
         _check.check_cost(system, cost, *_check.example((x, y, state)))
-    keys = None if key is None else jax.random.split(key, _check.batch_size(x=x))
+    keys = None if key is None else example_keys(key, _check.batch_size(x=x))
     return relaxation.settle_batch(system, x, y, state, cost, beta, keys)
 
 

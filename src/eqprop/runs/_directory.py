@@ -178,9 +178,25 @@ class RunDirectory:
         return ocp.CheckpointManager(
             (self.path / "checkpoints").resolve(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP, enable_async_checkpointing=False
+                max_to_keep=KEEP,
+                enable_async_checkpointing=False,
+                multiprocessing_options=_by_itself(),
             ),
         )
+
+
+def _by_itself():
+    """A process saves and reads without waiting for the others of its run."""
+    import jax
+
+    if jax.process_count() == 1:
+        return _orbax().options.MultiprocessingOptions()
+    process = jax.process_index()
+    return _orbax().options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process{process}",
+    )
 
 
 def _orbax():

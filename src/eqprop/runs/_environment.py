@@ -32,6 +32,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "backend": jax.default_backend(),
+        "processes": jax.process_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "packages": {name: _version(name) for name in PACKAGES},

@@ -26,6 +26,7 @@ from ..training import (
     TrainState,
     UserModel,
 )
+from ..training._processes import any_of, exchange, of_first, on_first, together
 from ._directory import RunDirectory
 from ._environment import environment
 from ._problem import Problem, split_path
@@ -43,6 +44,7 @@ def train(
     *,
     run: str | Path | None = None,
     observer: Observer | None = None,
+    devices: int | None = None,
     **overrides: Any,
 ) -> Run:
     """Train a recipe (by name) or a configuration into a run directory.
@@ -51,6 +53,8 @@ def train(
 
     - `run`: the directory; `runs/RECIPE-TIME` where `None`.
     - `observer`: watches chunks and epochs, e.g. to draw a progress bar.
+    - `devices`: how many of this process's devices share each batch; one, or all
+      where several processes train together (docs/cluster.md).
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
 
     **Returns:** the trained `Run`.
@@ -71,26 +75,42 @@ def train(
         raise ValueError(
             f"a configuration has no {unknown}; it has {', '.join(sorted(fields))}"
         ) from None
-    problem = Problem.build(config)
-    with _Interrupt():
-        trainer, state = _start(config, problem)
-    directory = RunDirectory(default_path(name) if run is None else Path(run))
-    directory.create(_with_whole_paths(config), environment())
-    if isinstance(config.model, UserModel):
-        directory.keep_model(split_path(config.model.path)[0])
-    return _run(config, problem, trainer, state, directory, [], 0.0, observer)
+    with together():
+        problem = Problem.build(config)
+        with _Interrupt():
+            trainer, state = _start(config, problem, devices)
+        path = of_first(str(default_path(name) if run is None else run))
+        directory = RunDirectory(Path(path))
+        on_first(directory.create, _with_whole_paths(config), environment())
+        if isinstance(config.model, UserModel):
+            on_first(directory.keep_model, split_path(config.model.path)[0])
+        return _run(config, problem, trainer, state, directory, [], 0.0, observer)
 
 
 def resume(
-    run: str | Path, *, observer: Observer | None = None, epochs: int | None = None
+    run: str | Path,
+    *,
+    observer: Observer | None = None,
+    epochs: int | None = None,
+    devices: int | None = None,
 ) -> Run:
     """Go on with a run from its newest checkpoint, as if it had never stopped.
 
     A run without a checkpoint, stopped too early for one, starts at the beginning.
     `epochs` may raise (or lower) the number of epochs of the run.  With a cosine
-    schedule it may not: the rates already used would have been others.
+    schedule it may not: the rates already used would have been others.  `devices` is
+    as for `train`, and need not be what it was before.
     """
-    directory = RunDirectory(Path(run))
+    with together():
+        return _resume(RunDirectory(Path(run)), observer, epochs, devices)
+
+
+def _resume(
+    directory: RunDirectory,
+    observer: Observer | None,
+    epochs: int | None,
+    devices: int | None,
+) -> Run:
     config = directory.config()
     if epochs is not None and epochs != config.epochs:
         if config.optimizer.schedule != "constant":
@@ -101,18 +121,19 @@ def resume(
         config = dataclasses.replace(config, epochs=epochs)
     problem = Problem.build(config, _model_copy(directory))
     with _Interrupt():
-        trainer, state = _start(config, problem)
+        trainer, state = _start(config, problem, devices)
     seconds = 0.0
     if directory.checkpoints():
-        state, seconds = restore(directory, state)
+        state, seconds = restore(directory, trainer.collected(state))
+        state = trainer.placed(state)
     if config.epochs < int(state.epoch):
         raise ValueError(
             f"epochs={config.epochs}: this run has done {int(state.epoch)} already; "
             "give at least as many"
         )
-    directory.write_json("config.json", config_to_json(config))
     history = directory.history(int(state.epoch))
-    directory.rewrite(history)
+    on_first(directory.write_json, "config.json", config_to_json(config))
+    on_first(directory.rewrite, history)
     return _run(config, problem, trainer, state, directory, history, seconds, observer)
 
 
@@ -131,7 +152,10 @@ def restore(directory: RunDirectory, like: TrainState) -> tuple[TrainState, floa
     return jax.tree.unflatten(tree, leaves), seconds
 
 
-def _start(config: Config, problem: Problem) -> tuple[Trainer, TrainState]:
+def _start(
+    config: Config, problem: Problem, devices: int | None = None
+) -> tuple[Trainer, TrainState]:
+    _check_same(config)
     trainer = make_trainer(
         problem.system,
         problem.cost,
@@ -148,8 +172,21 @@ def _start(config: Config, problem: Problem) -> tuple[Trainer, TrainState]:
         seed=config.seed,
         persistent=config.persistent,
         shuffle=config.shuffle,
+        devices=devices,
     )
     return trainer, trainer.init(problem.system, problem.cost)
+
+
+def _check_same(config: Config) -> None:
+    """Processes that train together must have been asked for the same."""
+    first, *others = exchange(config_to_json(config))
+    for number, other in enumerate(others, 1):
+        if other != first:
+            differing = ", ".join(name for name in first if first[name] != other[name])
+            raise ValueError(
+                f"process {number} was started with another {differing} than process "
+                "0; give all processes of a run the same options"
+            )
 
 
 def _run(
@@ -171,12 +208,15 @@ def _run(
             interrupt.answered = True  # it came too late: the run is done
         except (TrainingDiverged, TrainingInterrupted) as stop:
             # The newest parameters were donated to the loop: curves, but no weights.
-            draw(directory.path, history, problem.system, problem.cost, None)
+            curves = (directory.path, history, problem.system, problem.cost, None)
+            on_first(draw, *curves)
             if isinstance(stop, TrainingInterrupted):
                 raise
             kept = f"The last good checkpoint is kept in {directory.path}."
             raise TrainingDiverged(f"{stop} {kept}") from None
-    draw(directory.path, history, state.system, state.cost, problem.image_shape)
+    state = trainer.collected(state)
+    shown = (directory.path, history, state.system, state.cost, problem.image_shape)
+    on_first(draw, *shown)
     return Run(
         directory.path, config, state.system, state.cost, history, problem, state
     )
@@ -227,15 +267,16 @@ class _Recorder(Observer):
 
     def on_chunk(self, state, record):
         self.inner.on_chunk(state, record)
-        if self.interrupt.requested and record["step"] < self.steps:
+        if any_of(self.interrupt.requested) and record["step"] < self.steps:
             self._save(state, record["seconds"])
             self._stop(f"epoch {record['epoch']}, step {record['step']}")
 
     def on_epoch(self, state, record):
-        self.directory.append(record)
+        on_first(self.directory.append, record)
         ended = record["epoch"] == self.epochs
-        stopping = self.interrupt.requested and not ended
-        if ended or stopping or time.monotonic() - self.saved > SAVE_SECONDS:
+        stopping = any_of(self.interrupt.requested) and not ended
+        late = time.monotonic() - self.saved > SAVE_SECONDS
+        if any_of(ended or stopping or late):
             self._save(state, 0.0)
         self.inner.on_epoch(state, record)
         if stopping:
@@ -244,14 +285,15 @@ class _Recorder(Observer):
     def on_failure(self, state):
         # The state before the failed step is finite, but on its way out: what an
         # epoch ended with is better, and before the first what training began with.
-        if not self.directory.checkpoints():
+        if of_first(not self.directory.checkpoints()):
             fresh = self.trainer.init(self.problem.system, self.problem.cost)
             self._save(fresh, 0.0)
         self.inner.on_failure(state)
 
     def _save(self, state: TrainState, seconds: float) -> None:
         number = int(state.epoch) * self.steps + int(state.step)
-        self.directory.save(number, _to_arrays(state, seconds))
+        arrays = _to_arrays(self.trainer.collected(state), seconds)
+        on_first(self.directory.save, number, arrays)
         self.saved = time.monotonic()
 
     def _stop(self, where: str) -> None:

@@ -34,4 +34,5 @@ from ._models import (
     UserModel as UserModel,
     XieSeung as XieSeung,
 )
+from ._processes import WorkerLost as WorkerLost
 from ._optimizer import Optimizer as Optimizer

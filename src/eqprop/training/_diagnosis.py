@@ -16,6 +16,7 @@ from ..relaxations import (
     Status,
 )
 from ..systems._parameters import parameter_name
+from . import _devices
 from ._loop import Trainer, TrainState
 
 
@@ -25,6 +26,8 @@ class TrainingDiverged(RuntimeError):
 
 def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
     """The error for the step at which `state` stands, found by doing it again."""
+    # Each process looks by itself, on one device.
+    state, trainer = trainer.collected(state), _devices.collected(trainer, trainer.mesh)
     x, y, particles = trainer.batch(state)
     where = f"epoch {int(state.epoch) + 1}, step {int(state.step) + 1}"
     free: AbstractRelaxation = trainer.estimator.free

@@ -14,6 +14,7 @@ from ..estimators import AbstractEstimator
 from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
 from ..systems._total_energy import check_total_energy, has_total_energy
+from . import _devices, _processes
 from ._diagnosis import diagnose
 from ._loop import evaluate, Examples, metrics, Trainer, TrainState
 from ._optimizer import check_counts, Optimizer
@@ -65,6 +66,7 @@ def fit(
     validation: Examples | None = None,
     test: Examples | None = None,
     observer: Observer | None = None,
+    devices: int | None = None,
 ) -> Fit:
     """Train any system on arrays in memory.
 
@@ -76,6 +78,8 @@ def fit(
     - `persistent`: start each free phase from the example's last free equilibrium
       (paper A, persistent particles).
     - `validation`, `test`: pairs `(x, y)` that are evaluated after each epoch.
+    - `devices`: how many of this process's devices share each batch; one, or all
+      where several processes train together (docs/cluster.md).
 
     **Returns:** a `Fit`: `system`, `cost`, and `history` with `epoch`, `loss`,
     `train_error`, `val_error`, `test_error`, `seconds`, `steps`, `settled`, ….
@@ -95,11 +99,14 @@ def fit(
         seed=seed,
         persistent=persistent,
         shuffle=shuffle,
+        devices=devices,
     )
     _check.check_finite(x=x, y=y, validation=validation, test=test)
     history: list[dict[str, Any]] = []
     start = trainer.init(system, cost)
-    state = run_epochs(trainer, start, epochs, history, observer or Observer())
+    with _processes.together():
+        state = run_epochs(trainer, start, epochs, history, observer or Observer())
+        state = trainer.collected(state)
     return Fit(state.system, state.cost, history)
 
 
@@ -111,9 +118,11 @@ def make_trainer(
     optimizer: optax.GradientTransformation | Optimizer,
     epochs: int,
     batch_size: int,
+    devices: int | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Put the data on the device, build the optimizer and check the first batch."""
+    """Put the data on the devices, build the optimizer and check the first batch."""
+    mesh = _devices.make_mesh(devices)
     present = {name: split for name, split in splits.items() if split is not None}
     _check_splits(present)
     params = eqx.filter({"system": system, "cost": cost}, eqx.is_inexact_array)
@@ -133,6 +142,7 @@ def make_trainer(
     _check_optimizer(optimizer, (system, cost))
     trained = eqx.filter((system, cost), eqx.is_inexact_array)
     settings["estimator"].check_optimizer(optimizer, trained)
+    settings["estimator"].check_devices(_devices.padded(1, mesh), batch_size)
     trainer = Trainer(
         optimizer=optimizer, splits=present, batch_size=batch_size, **settings
     )
@@ -143,7 +153,7 @@ def make_trainer(
     if has_total_energy(system):
         away = relax(system, first[0], Euler(dt=0.1, steps=5)).state
         check_total_energy(system, cost, first[0], first[1], away)
-    return trainer
+    return dataclasses.replace(_devices.everywhere(trainer, mesh), mesh=mesh)
 
 
 def _check_splits(splits: dict[str, Examples]) -> None:
@@ -248,4 +258,5 @@ def _cold(
     trainer: Trainer, state: TrainState, split: str, count: int | None
 ) -> dict[str, Any]:
     x, y = jax.tree.map(lambda leaf: leaf[:count], trainer.splits[split])
-    return evaluate(state.system, state.cost, trainer.estimator.free, x, y)[0]
+    problem = (state.system, state.cost, trainer.estimator.free, x, y)
+    return evaluate(*problem, mesh=trainer.mesh)[0]

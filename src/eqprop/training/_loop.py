@@ -16,14 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from ..costs import outputs_of
 from ..estimators import AbstractEstimator
 from ..relaxations._outside import hear
-from ..relaxations import AbstractRelaxation, initial_state, relax, Status
+from ..relaxations import AbstractRelaxation, initial_state, Status
 from ..systems import AbstractSystem, batch_costs
 from ..systems._parameters import parameter_name
+from . import _devices, _processes
+from ._errors import class_errors
 
 CHUNK_SECONDS = 0.4
 EVALUATION_BATCH = 500
@@ -62,6 +65,7 @@ class Trainer(eqx.Module):
     batch_size: int = eqx.field(static=True)
     persistent: bool = eqx.field(static=True)
     shuffle: bool = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @property
     def examples(self) -> int:
@@ -96,10 +100,19 @@ class Trainer(eqx.Module):
             sums=_zero_sums(len(weight_names(system, cost))),
         )
         # Every buffer of the state is donated to the first chunk: none may be shared.
-        return jax.tree.map(
-            lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf,
-            state,
-        )
+        arrays, static = eqx.partition(state, eqx.is_array)
+        arrays = jax.tree.map(partial(jnp.array, copy=True), arrays)
+        return self.placed(eqx.combine(arrays, static))
+
+    def placed(self, state: TrainState) -> TrainState:
+        """A state of this process's arrays on the devices, each row where it lives."""
+        return _devices.place_state(state, self.mesh)
+
+    def collected(self, state: TrainState) -> TrainState:
+        """The state as arrays of this process, the same on any number of devices."""
+        leaves = {name: jax.tree.leaves(x) for name, (x, _) in self.splits.items()}
+        rows = {name: len(xs[0]) for name, xs in leaves.items()}
+        return _devices.collect_state(state, self.mesh, rows)
 
     def order(self, epoch: int) -> Int[Array, " places"]:
         """The example numbers of an epoch, padded with N to whole batches."""
@@ -114,24 +127,28 @@ class Trainer(eqx.Module):
 
         The first chunk is a single step; the others last about CHUNK_SECONDS.
         """
-        order = self.order(int(state.epoch))
+        order = _devices.everywhere(self.order(int(state.epoch)), self.mesh)
         stop, length = int(state.step), 1
         while stop < self.steps and not state.failed:
             start, stop = stop, min(stop + length, self.steps)
             began = time.perf_counter()
-            state = hear(_advance, (self, order, jnp.array(stop)), state)
+            until = _devices.everywhere(jnp.array(stop), self.mesh)
+            state = hear(_advance, (self, order, until), state)
             jax.block_until_ready(state.step)
             seconds = max(time.perf_counter() - began, 1e-6)
             rate = (stop - start) / seconds
-            length = int(np.clip(rate * CHUNK_SECONDS, 1, 8 * length))
+            best = int(np.clip(rate * CHUNK_SECONDS, 1, 8 * length))
+            length = _processes.of_first(best)
             yield state
 
     def next_epoch(self, state: TrainState) -> TrainState:
         """The state at the start of the following epoch."""
+        sums = jax.tree.map(jnp.zeros_like, state.sums)
+        fresh = (state.epoch + 1, jnp.array(0), sums)
         return eqx.tree_at(
             lambda s: (s.epoch, s.step, s.sums),
             state,
-            (state.epoch + 1, jnp.array(0), jax.tree.map(jnp.zeros_like, state.sums)),
+            _devices.everywhere(fresh, self.mesh),
         )
 
     def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree]:
@@ -151,6 +168,7 @@ class Trainer(eqx.Module):
             x,
             y,
             state.particles.get(split),
+            self.mesh,
         )
         if split in state.particles:
             moved = state.particles | {split: particles}
@@ -165,14 +183,19 @@ class Trainer(eqx.Module):
         index = jax.lax.dynamic_slice_in_dim(
             order, state.step * self.batch_size, self.batch_size
         )
+        # The devices may not divide a batch: its last places are empty then.
+        empty = _devices.padded(self.batch_size, self.mesh) - self.batch_size
+        if empty:
+            index = jnp.pad(index, (0, empty), constant_values=self.examples)
         weight = None
-        if self.examples % self.batch_size:
+        if empty or self.examples % self.batch_size:
             weight = (index < self.examples).astype(float)
         x, y = _take(self.splits["train"], index)
         particles = self._particles(state, index)
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
-        gradient = self.estimator(
-            state.system, state.cost, x, y, state=particles, key=key, weight=weight
+        gradient = _devices.gradient(
+            *(self.mesh, self.estimator, state.system, state.cost),
+            *(x, y, particles, key, weight),
         )
         grads = (gradient.grads, gradient.cost_grads)
         kept = index < self.examples
@@ -193,7 +216,8 @@ class Trainer(eqx.Module):
         )
         kept_particles = state.particles
         if "train" in kept_particles:
-            place = jnp.where(healthy, index, self.examples)
+            nowhere = _devices.padded(self.examples, self.mesh)
+            place = jnp.where(healthy & kept, index, nowhere)
             moved = jax.tree.map(
                 lambda all_, new: all_.at[place].set(new, mode="drop"),
                 kept_particles["train"],
@@ -207,7 +231,7 @@ class Trainer(eqx.Module):
             name: state.sums[name] + jnp.where(healthy, value, 0)
             for name, value in batch.items()
         }
-        return TrainState(
+        moved = TrainState(
             system=system,
             cost=cost,
             optimizer_state=optimizer_state,
@@ -217,6 +241,7 @@ class Trainer(eqx.Module):
             failed=~healthy,
             sums=sums,
         )
+        return _devices.hold_state(moved, self.mesh)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -264,13 +289,14 @@ def evaluate(
     x: PyTree[Array],
     y: PyTree[Array],
     particles: PyTree[Array] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], PyTree[Array] | None]:
     """Means over examples that settle freely, and their equilibria if kept.
 
     The states start from `particles`, or from `init_state` where `None`.  The error
     is `None` where y holds no classes.
     """
-    problem = (system, cost, relaxation, x, y, particles)
+    problem = (system, cost, relaxation, x, y, particles, mesh)
     sums, particles = hear(_evaluate, *problem)
     examples = len(jax.tree.leaves(x)[0])
     found = {name: float(value) / examples for name, value in sums.items()}
@@ -279,9 +305,9 @@ def evaluate(
 
 
 @eqx.filter_jit
-def _evaluate(system, cost, relaxation, x, y, particles):
+def _evaluate(system, cost, relaxation, x, y, particles, mesh):
     examples = len(jax.tree.leaves(x)[0])
-    size = min(EVALUATION_BATCH, examples)
+    size = _devices.padded(min(EVALUATION_BATCH, examples), mesh)
 
     def add(k, carry):
         sums, particles = carry
@@ -290,13 +316,15 @@ def _evaluate(system, cost, relaxation, x, y, particles):
         inputs, targets = _take(x, index), _take(y, index)
         start = None if particles is None else _take(particles, index)
         key = jax.random.fold_in(jax.random.key(0), k)  # for those that draw noise
-        equilibrium = relax(system, inputs, relaxation, state=start, key=key)
+        equilibrium = _devices.settled(mesh, system, inputs, relaxation, start, key)
         if particles is not None:
+            place = jnp.where(kept, index, _devices.padded(examples, mesh))
             particles = jax.tree.map(
-                lambda all_, new: all_.at[index].set(new, mode="drop"),
+                lambda all_, new: all_.at[place].set(new, mode="drop"),
                 particles,
                 equilibrium.state,
             )
+            particles = _devices.held(particles, mesh, _devices.BY_EXAMPLE)
         loss = batch_costs(system, cost, inputs, targets, equilibrium.state)
         measured = _measure_states(system, cost, equilibrium, targets, kept)
         measured["loss"] = jnp.sum(jnp.where(kept, loss, 0))
@@ -347,30 +375,12 @@ def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
     """Sums over the kept examples of a batch of equilibria."""
     prediction = jax.vmap(system.readout)(equilibrium.state)
     sums = {
-        "errors": _errors(jax.vmap(partial(outputs_of, cost))(prediction), y),
+        "errors": class_errors(jax.vmap(partial(outputs_of, cost))(prediction), y),
         "steps": equilibrium.steps,
         "settled": equilibrium.status == Status.settled,
         "residual": equilibrium.residual,
     }
     return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
-
-
-def _errors(prediction: Array, y: Any) -> Float[Array, " batch"]:
-    """1 where the largest output is not the labelled one; NaN for other targets.
-
-    Labels are integers `[batch]` or one-hot rows `[batch, classes]`; a single row
-    that is not one-hot makes the mean NaN, which is reported as no error at all.
-    """
-    batch = prediction.shape[0]
-    if prediction.ndim != 2 or not hasattr(y, "dtype"):
-        return jnp.full(batch, jnp.nan)
-    chosen = jnp.argmax(prediction, axis=-1)
-    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1:
-        return (chosen != y).astype(float)
-    if y.shape == prediction.shape and y.shape[1] > 1:
-        one_hot = jnp.all((y == 0) | (y == 1), -1) & (jnp.sum(y, -1) == 1)
-        return jnp.where(one_hot, chosen != jnp.argmax(y, -1), jnp.nan)
-    return jnp.full(batch, jnp.nan)
 
 
 def _take(tree: PyTree[Array], index: Array) -> PyTree[Array]:

@@ -1,0 +1,107 @@
+"""Which devices and processes a training command runs on."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+
+from ..training import _processes
+from ..training import Observer
+from ._progress import Progress
+
+LAUNCHERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE",) * 2)
+FORCED = "xla_force_host_platform_device_count"
+
+
+@dataclasses.dataclass(frozen=True)
+class Machines:
+    """Devices and processes that share each batch; the result stays the same."""
+
+    devices: int | None = None
+    """devices of each process (default: 1; with several processes all it sees)"""
+    coordinator: str | None = None
+    """HOST:PORT where process 0 can be reached, the same for all processes"""
+    processes: int | None = None
+    """processes of the run, started by you with the same options"""
+    process_id: int | None = None
+    """number of this process, 0 … processes − 1; process 0 writes and prints"""
+    cluster: Literal["auto", "slurm", "ompi", "mpi4py"] | None = None
+    """find the other processes as JAX does; auto: SLURM, Open MPI or Kubernetes"""
+    patience: float = _processes.PATIENCE
+    """seconds until a process that does not answer is given up"""
+
+    def __post_init__(self):
+        if self.devices is not None and self.devices < 1:
+            raise ValueError(f"--devices is {self.devices}; it must be ≥ 1")
+        if not 1 <= self.patience < float("inf"):
+            raise ValueError(f"--patience is {self.patience}; it must be ≥ 1 second")
+        named = (self.coordinator, self.processes, self.process_id)
+        if self.cluster is None and None in named and set(named) != {None}:
+            raise ValueError(
+                "--coordinator HOST:PORT, --processes N and --process-id I belong "
+                "together; give all three, or --cluster auto under a launcher"
+            )
+        if self.coordinator is not None and not self.coordinator.rpartition(":")[0]:
+            raise ValueError(
+                f"--coordinator is {self.coordinator!r}; it must be HOST:PORT, e.g. "
+                "localhost:1234"
+            )
+        if None not in (self.processes, self.process_id) and not (
+            0 <= self.process_id < self.processes  # type: ignore[operator]
+        ):
+            raise ValueError(
+                f"--process-id is {self.process_id} of --processes {self.processes}; "
+                "the processes are numbered from 0"
+            )
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[bool]:
+        """Start the devices and processes; whether this process shows results."""
+        if self.devices is not None and FORCED not in os.environ.get("XLA_FLAGS", ""):
+            with contextlib.suppress(RuntimeError):  # too late: JAX has started
+                jax.config.update("jax_num_cpu_devices", self.devices)
+        if self.cluster is None and self.coordinator is None:
+            _note_launcher()
+            yield True
+            return
+        _keep_results_alone()
+        cluster = None if self.cluster == "auto" else self.cluster
+        _processes.start(
+            *(self.coordinator, self.processes, self.process_id),
+            *(cluster, self.patience),
+        )
+        try:
+            yield _processes.is_first()
+        finally:
+            _processes.leave()
+
+
+def watcher(first: bool) -> contextlib.AbstractContextManager[Observer]:
+    """A progress bar, in one process only."""
+    return Progress() if first else contextlib.nullcontext(Observer())
+
+
+def _keep_results_alone() -> None:
+    """From here on only Python writes to standard output.
+
+    The collectives' library prints there too: it is given standard error instead.
+    """
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(results, "w", encoding="utf-8", errors="replace")
+
+
+def _note_launcher() -> None:
+    """One process of many that train apart is seldom what was meant."""
+    for count, number in LAUNCHERS:
+        if os.environ.get(count, "1") not in ("", "1") and number in os.environ:
+            print(
+                f"note: {os.environ[count]} tasks were started, and each trains by "
+                "itself; --cluster auto makes them train together",
+                file=sys.stderr,
+            )
