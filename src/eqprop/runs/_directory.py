@@ -174,11 +174,13 @@ class RunDirectory:
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
     def _manager(self):
-        ocp = _orbax()
+        ocp, folder = _orbax(), (self.path / "checkpoints").resolve()
+        folder.mkdir(exist_ok=True)
         return ocp.CheckpointManager(
-            (self.path / "checkpoints").resolve(),
+            folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=KEEP,
+                create=False,
                 enable_async_checkpointing=False,
                 multiprocessing_options=_by_itself(),
             ),
