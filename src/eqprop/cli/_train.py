@@ -62,11 +62,8 @@ class ResumeOptions:
     """print one JSON object on standard output, and nothing else"""
 
 
-def main(argv: list[str]) -> int:
-    """Parse, train, and print where the result is."""
-    use_compilation_cache()
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        return _resume(argv)
+def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
+    """The name of what is trained, and the options with the recipe's as defaults."""
     name, rest = _recipe_name(argv)
     config = recipes.recipe(name).config
     model = _option(rest, "--system")
@@ -89,6 +86,15 @@ def main(argv: list[str]) -> int:
         )
     if options.system is not None:
         name = options.system.rpartition(":")[2]
+    return name, options
+
+
+def main(argv: list[str]) -> int:
+    """Parse, train, and print where the result is."""
+    use_compilation_cache()
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        return _resume(argv)
+    name, options = train_options(argv)
     path = options.run or runs.default_path(name)
     machines = options.machines
     with machines.joined() as first:

@@ -8,6 +8,7 @@ from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
 from ._problem import load_user_model as load_user_model, Problem as Problem
 from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
+from ._search import search as search, Search as Search, Varied as Varied
 from ._train import (
     default_path as default_path,
     resume as resume,

@@ -1,0 +1,116 @@
+"""`eqprop search`: hyper-parameters by Optuna."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from .. import runs
+from ._console import Flag, percent, print_json, prints_aside, table
+from ._console import use_compilation_cache
+from ._numbers import NUMBERS
+from ._progress import Progress
+from ._train import train_options
+
+SHOWN = 10
+HELD_OUT = "0.2"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """Search the options of eqprop train for the least validation error.
+
+    All other options are those of eqprop train, the same for every trial.
+    """
+
+    vary: tuple[str, ...]
+    """what to vary: OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=A,B,C, with the
+    options of eqprop train, e.g. estimator.beta=0.05:1:log batch-size=10,20,50"""
+    trials: int = 20
+    """trials in all; what the study holds already counts"""
+    run: Path | None = None
+    """directory of the study and its runs (default: runs/search-RECIPE-TIME); one that
+    exists is gone on with"""
+    storage: str | None = None
+    """where the study is kept, any URL of Optuna's, shared by many machines (default:
+    SQLite in the directory)"""
+    study: str = "eqprop"
+    """name of the study in the storage"""
+    prune: tyro.conf.FlagCreatePairsOff[bool] = True
+    """stop trials that fall behind the median of the others"""
+    search_seed: int = 0
+    """seed of what is proposed; --seed is that of every run"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+def main(argv: list[str]) -> int:
+    """`eqprop search digits --vary estimator.beta=0.05:1:log --trials 20`."""
+    recipe = argv[:1] if argv and not argv[0].startswith("-") else []
+    options, rest = tyro.cli(
+        SearchOptions,
+        prog="eqprop search",
+        args=argv[len(recipe) :],
+        config=(tyro.conf.AvoidSubcommands,),
+        registry=NUMBERS,
+        return_unknown_args=True,
+    )
+    if options.trials < 1 or options.search_seed < 0:
+        raise ValueError("--trials must be ≥ 1 and --search-seed ≥ 0")
+    space = [runs.Varied.parse(text) for text in options.vary]
+    if not space or len({varied.option for varied in space}) < len(space):
+        raise ValueError("--vary must name at least one option, and each of them once")
+    use_compilation_cache()
+    fixed = [*recipe, *rest]
+    name, planned = train_options(fixed)
+    if not planned.config.validation:
+        fixed += ["--validation", HELD_OUT]
+
+    def configure(values: dict[str, str]):
+        words = [word for option, v in values.items() for word in (f"--{option}", v)]
+        return train_options([*fixed, *words])[1].config
+
+    path = options.run or runs.default_path(f"search-{name}")
+    with prints_aside(), Progress() as progress:
+        found = runs.search(
+            configure,
+            space,
+            path=path,
+            trials=options.trials,
+            storage=options.storage,
+            study=options.study,
+            request={"options": fixed, "vary": sorted(options.vary)},
+            prune=options.prune,
+            seed=options.search_seed,
+            observer=progress,
+        )
+    if options.json:
+        print_json({"run": str(found.path), "trials": found.records})
+        return 0
+    _show(found, [varied.option for varied in space])
+    return 0
+
+
+def _show(found: runs.Search, options: list[str]) -> None:
+    def row(record: dict[str, Any]) -> tuple[str, ...]:
+        value = record["value"]
+        chosen = [f"{_short(record['options'][name])}" for name in options]
+        error = "–" if value is None else percent(value) if value <= 1 else f"{value:g}"
+        return str(record["trial"]), record["state"], error, *chosen
+
+    columns = ("trial", "state", "validation error", *options)
+    table("", columns, [row(record) for record in found.records[:SHOWN]])
+    states = [record["state"] for record in found.records]
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))
+    )
+    print(f"{len(states)} trials: {counts}")
+    print(f"{found.path}: search.png, search.json, a run for each trial")
+
+
+def _short(word: str) -> str:
+    try:
+        return f"{float(word):.4g}"
+    except ValueError:
+        return word

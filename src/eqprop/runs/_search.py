@@ -1,0 +1,225 @@
+"""Hyper-parameter search: Optuna proposes, a run answers, a study keeps the score."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..report import draw_search
+from ..training import Config, Observer, TrainingDiverged
+from ._train import train, TrainingInterrupted
+
+
+@dataclasses.dataclass(frozen=True)
+class Varied:
+    """One option that is searched: choices, or a range from `low` to `high`."""
+
+    option: str
+    choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Varied":
+        """`OPTION=LOW:HIGH`, `OPTION=LOW:HIGH:log` or `OPTION=A,B,C`."""
+        option, equals, values = text.partition("=")
+        option = option.strip().lstrip("-").replace("_", "-")
+        words = values.split(":")
+        try:
+            if not option or not equals or not values:
+                raise ValueError("it has no values")
+            if len(words) == 1:
+                return cls(option, choices=tuple(values.split(",")))
+            low, high = float(words[0]), float(words[1])
+            log = words[2:] == ["log"]
+            if (words[2:] and not log) or not low < high or (log and low <= 0):
+                raise ValueError("the range must rise, and be positive for log")
+        except (ValueError, IndexError) as error:
+            raise ValueError(
+                f"--vary {text!r}: {error}; write OPTION=LOW:HIGH, OPTION=LOW:HIGH:log "
+                "or OPTION=A,B,C, e.g. estimator.beta=0.05:1:log"
+            ) from None
+        whole = all(word.strip().lstrip("-").isdigit() for word in words[:2])
+        return cls(option, (), low, high, log, whole)
+
+    def suggest(self, trial: Any) -> str:
+        """A value, as it is written on the command line."""
+        if self.choices:
+            return trial.suggest_categorical(self.option, self.choices)
+        if self.whole:
+            bounds = int(self.low), int(self.high)
+            return str(trial.suggest_int(self.option, *bounds, log=self.log))
+        found = trial.suggest_float(self.option, self.low, self.high, log=self.log)
+        return repr(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Where the runs are, and a record of each trial, the best first.
+
+    A record holds `trial` (its number), `state` (complete, pruned, diverged), `value`
+    (the last epoch's validation error, a fraction, or loss where there are no
+    classes), `options` and `run`.
+    """
+
+    path: Path
+    records: list[dict[str, Any]]
+
+
+def search(
+    configure: Callable[[dict[str, str]], Config],
+    space: list[Varied],
+    *,
+    path: Path,
+    trials: int,
+    storage: str | None = None,
+    study: str = "eqprop",
+    request: Any = None,
+    prune: bool = True,
+    seed: int = 0,
+    observer: Observer | None = None,
+) -> Search:
+    """Train until the study holds that many trials; a trial is a run in `path`.
+
+    What was found before counts, by whatever machine on the same storage.  Trials
+    that fall behind the median of the others are pruned after an epoch.
+
+    **Arguments:**
+
+    - `configure`: from options and values to a configuration.
+    - `storage`: any URL of Optuna's; a file of SQLite in `path` where `None`.
+    - `request`: what the study searches; another request for the same study is an
+      error.
+
+    **Raises:** `ValueError` for a request that cannot be met, `TrainingInterrupted`
+    after a Ctrl-C; the interrupted trial is tried again first.
+    """
+    optuna = _optuna()
+    path.mkdir(parents=True, exist_ok=True)
+    made = optuna.create_study(
+        study_name=study,
+        storage=storage or f"sqlite:///{(path / 'study.db').resolve()}",
+        load_if_exists=True,
+        direction="minimize",
+        pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
+    )
+    request = json.loads(json.dumps(request))
+    if made.user_attrs.setdefault("request", request) != request:
+        raise ValueError(
+            f"the study {study} searches {made.user_attrs['request']}, not {request}; "
+            "go on with the same options, or give another --run or --study"
+        )
+    made.set_user_attr("request", request)
+    while _finished(made) < trials:
+        trial = made.ask()
+        # By number, so that neither a later start nor another machine repeats one.
+        made.sampler = optuna.samplers.TPESampler(seed=seed + trial.number)
+        options = {varied.option: varied.suggest(trial) for varied in space}
+        _try(made, trial, configure, options, path, observer or Observer())
+        _keep(path, made)
+    return Search(path, _keep(path, made))
+
+
+class _Watch(Observer):
+    """Reports every epoch to the trial, and stops one that falls behind."""
+
+    def __init__(self, trial: Any, inner: Observer) -> None:
+        self.trial, self.inner = trial, inner
+        self.value = float("nan")
+
+    def on_start(self, trainer, state, epochs):
+        self.inner.on_start(trainer, state, epochs)
+
+    def on_chunk(self, state, record):
+        self.inner.on_chunk(state, record)
+
+    def on_epoch(self, state, record):
+        self.inner.on_epoch(state, record)
+        error = record["val_error"]
+        self.value = record["val_loss"] if error is None else error
+        self.trial.report(self.value, record["epoch"])
+        if self.trial.should_prune():
+            raise _optuna().TrialPruned
+
+
+def _try(made, trial, configure, options, path, observer) -> None:
+    """One run; the study is told how it ended, whatever that is."""
+    states = _optuna().trial.TrialState
+    folder, watch = path / f"trial-{trial.number}", _Watch(trial, observer)
+    trial.set_user_attr("run", str(folder))
+    trial.set_user_attr("options", options)
+    try:
+        train(configure(options), run=folder, observer=watch)
+    except _optuna().TrialPruned:
+        made.tell(trial, state=states.PRUNED)
+    except TrainingDiverged as error:
+        trial.set_user_attr("diverged", str(error))
+        made.tell(trial, state=states.FAIL)
+    except (KeyboardInterrupt, TrainingInterrupted):
+        made.tell(trial, state=states.FAIL)
+        made.enqueue_trial(trial.params)
+        raise TrainingInterrupted(
+            f"stopped in trial {trial.number}, which will be tried again; the others "
+            f"are kept in {path}. Go on with the same command and --run {path}"
+        ) from None
+    except BaseException:
+        made.tell(trial, state=states.FAIL)
+        raise
+    else:
+        made.tell(trial, watch.value)
+
+
+def _finished(made: Any) -> int:
+    return len(_records(made))
+
+
+def _records(made: Any) -> list[dict[str, Any]]:
+    """The trials that count, the best first; one that was killed does not."""
+    records = []
+    for trial in made.get_trials(deepcopy=False):
+        state = trial.state.name.lower()
+        if "diverged" in trial.user_attrs:
+            state = "diverged"
+        if state not in ("complete", "pruned", "diverged"):
+            continue
+        values = list(trial.intermediate_values.values())
+        value = trial.value if state == "complete" else (values or [None])[-1]
+        records.append(
+            {
+                "trial": trial.number,
+                "state": state,
+                "value": value,
+                "epochs": len(values),
+                "options": trial.user_attrs["options"],
+                "run": trial.user_attrs["run"],
+            }
+        )
+
+    def rank(record):
+        value = record["value"]
+        return record["state"] != "complete", value is None, value or 0.0
+
+    return sorted(records, key=rank)
+
+
+def _keep(path: Path, made: Any) -> list[dict[str, Any]]:
+    """Write `search.json` and draw `search.png`."""
+    records = _records(made)
+    text = json.dumps({"study": made.study_name, "trials": records}, indent=1)
+    (path / "search.json").write_text(text + "\n", encoding="utf-8")
+    draw_search(path / "search.png", records)
+    return records
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ValueError(
+            "eqprop search needs Optuna; install it with: pip install 'eqprop[search]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
