@@ -17,7 +17,7 @@ from eqprop import cli
 
 SMALL = [
     *("train", "--epochs", "2", "--persistent", "--model.hidden", "6"),
-    *("--batch-size", "50", "--json"),
+    *("--batch-size", "50", "--optimizer.schedule", "constant", "--json"),
 ]
 
 
