@@ -32,9 +32,9 @@ def draw_search(file: Path, records: list[dict[str, Any]]) -> None:
             found = [_number(r["options"][option]) for r in chosen]
             axis.scatter(found, values, marker=marker, color=color)
             axis.set_xlabel(option)
-            numbers = [_number(r["options"][option]) for r in shown]
-            plain = all(isinstance(n, float) and n > 0 for n in numbers)
-            if plain and max(numbers) > 20 * min(numbers):
+            words = [_number(r["options"][option]) for r in shown]
+            numbers = [n for n in words if isinstance(n, float) and n > 0]
+            if len(numbers) == len(words) and max(numbers) > 20 * min(numbers):
                 axis.set_xscale("log")
     complete = sorted((r["trial"], r["value"]) for r in shown if r["state"] in STYLES)
     best = np.minimum.accumulate([value for _, value in complete])
