@@ -121,6 +121,7 @@ def test_a_lost_worker_ends_the_run_and_is_named(tmp_path, how, victim):
     others = [p for p in processes if p is not processes[victim]]
     ended = finish(others, seconds=120)
     processes[victim].kill()
+    processes[victim].communicate()
     assert all(status for status, _, _ in ended), ended
     if victim:  # process 0 is the one that JAX's service lives in
         for _, _, err in ended:
