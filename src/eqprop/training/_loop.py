@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from .._precision import rounded
 from ..costs import outputs_of
 from ..estimators import AbstractEstimator
 from ..relaxations._outside import hear
@@ -62,6 +63,7 @@ class Trainer(eqx.Module):
     batch_size: int = eqx.field(static=True)
     persistent: bool = eqx.field(static=True)
     shuffle: bool = eqx.field(static=True)
+    precision: str = eqx.field(static=True, default="float32")
 
     @property
     def examples(self) -> int:
@@ -151,6 +153,7 @@ class Trainer(eqx.Module):
             x,
             y,
             state.particles.get(split),
+            self.precision,
         )
         if split in state.particles:
             moved = state.particles | {split: particles}
@@ -232,7 +235,8 @@ def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainSta
         moved = trainer._step(eqx.combine(arrays, static), order)
         return eqx.filter(moved, eqx.is_array)
 
-    return eqx.combine(jax.lax.while_loop(running, body, arrays), static)
+    step = rounded(body, trainer.precision)
+    return eqx.combine(jax.lax.while_loop(running, step, arrays), static)
 
 
 def metrics(state: TrainState) -> dict[str, Any]:
@@ -264,6 +268,7 @@ def evaluate(
     x: PyTree[Array],
     y: PyTree[Array],
     particles: PyTree[Array] | None = None,
+    precision: str = "float32",
 ) -> tuple[dict[str, Any], PyTree[Array] | None]:
     """Means over examples that settle freely, and their equilibria if kept.
 
@@ -271,7 +276,7 @@ def evaluate(
     is `None` where y holds no classes.
     """
     problem = (system, cost, relaxation, x, y, particles)
-    sums, particles = hear(_evaluate, *problem)
+    sums, particles = hear(_evaluate, *problem, precision)
     examples = len(jax.tree.leaves(x)[0])
     found = {name: float(value) / examples for name, value in sums.items()}
     error = found.pop("errors")
@@ -279,7 +284,7 @@ def evaluate(
 
 
 @eqx.filter_jit
-def _evaluate(system, cost, relaxation, x, y, particles):
+def _evaluate(system, cost, relaxation, x, y, particles, precision):
     examples = len(jax.tree.leaves(x)[0])
     size = min(EVALUATION_BATCH, examples)
 
@@ -303,7 +308,8 @@ def _evaluate(system, cost, relaxation, x, y, particles):
         return {name: sums[name] + measured[name] for name in sums}, particles
 
     zero = {name: jnp.zeros(()) for name in _STATE_SUMS}
-    return jax.lax.fori_loop(0, -(-examples // size), add, (zero, particles))
+    step = rounded(add, precision)
+    return jax.lax.fori_loop(0, -(-examples // size), step, (zero, particles))
 
 
 _STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")
