@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +21,7 @@ from ._console import (
     table,
 )
 from ._platform import Computing, start
+from ._seeds import finish_seeds
 from ._progress import Progress, rounding_in_words
 
 FEW_SETTLED = 0.5
@@ -35,6 +36,8 @@ class TrainOptions(Computing):
     config: Annotated[Config, tyro.conf.arg(name="")]
     run: Path | None = None
     """directory of the run (default: runs/RECIPE-TIME)"""
+    seeds: int = 1
+    """runs that differ in their seed alone: seed, seed + 1, … (RUN/seed0, …)"""
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
@@ -85,6 +88,8 @@ def main(argv: list[str]) -> int:
     if options.system is not None:
         name = options.system.rpartition(":")[2]
     path = options.run or runs.default_path(name)
+    if options.seeds != 1:
+        return _train_seeds(options, name)
     with _naming(path), prints_aside(), Progress(path) as progress:
         run = runs.train(options.config, run=path, observer=progress)
     return _finish(run, options.json)
@@ -102,9 +107,39 @@ def _resume(argv: list[str]) -> int:
             )
         raise
     start(options)
+    if runs.holds_seeds(options.resume):
+        if options.epochs is not None:
+            raise ValueError(
+                f"--epochs {options.epochs}: {options.resume} holds several seeds, "
+                "which all train as planned; give it to one of them"
+            )
+        with _naming(options.resume), prints_aside(), _each_seed() as watch:
+            found = runs.resume_seeds(options.resume, observer=watch)
+        return finish_seeds(found, options.json)
     with _naming(options.resume), prints_aside(), Progress() as progress:
         run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
     return _finish(run, options.json)
+
+
+def _train_seeds(options: TrainOptions, name: str) -> int:
+    path = options.run or runs.default_path(f"{name}-seeds")
+    with _naming(path), prints_aside(), _each_seed() as watch:
+        found = runs.train_seeds(
+            options.config, options.seeds, run=path, observer=watch
+        )
+    return finish_seeds(found, options.json)
+
+
+@contextlib.contextmanager
+def _each_seed() -> Iterator[Callable[[Path], Progress]]:
+    """A bar for each seed's run, one at a time."""
+    with contextlib.ExitStack() as shown:
+
+        def watch(run: Path) -> Progress:
+            shown.pop_all().close()
+            return shown.enter_context(Progress(run))
+
+        yield watch
 
 
 @contextlib.contextmanager
@@ -116,7 +151,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise KeyboardInterrupt(
             f"stopped at once; what was saved is in {path}. Go on with: eqprop train "
             f"--resume {path}"
-            if runs.RunDirectory(path).config_file.exists()
+            if runs.RunDirectory(path).config_file.exists() or runs.holds_seeds(path)
             else "stopped before anything was trained; nothing was saved. Start again"
         ) from None
 

@@ -17,7 +17,8 @@ def measure_precision(config: Config, problem: Problem) -> dict[str, Any]:
     """Measure the rule on the first batch at the initial weights.
 
     **Returns:** what `precision.json` holds: `precision`, `examples`, and `error`,
-    `angle` (degrees) and `signs` against the same rule in float64: null for a rule that draws noise.
+    `angle` (degrees) and `signs` against the same rule in float64: null for a rule
+    that draws noise.
     """
     x, y = jax.tree.map(lambda leaf: leaf[: config.batch_size], problem.train)
     rule, system, cost = config.estimator, problem.system, problem.cost

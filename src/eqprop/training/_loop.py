@@ -97,11 +97,7 @@ class Trainer(eqx.Module):
             failed=jnp.array(False),
             sums=_zero_sums(len(weight_names(system, cost))),
         )
-        # Every buffer of the state is donated to the first chunk: none may be shared.
-        return jax.tree.map(
-            lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf,
-            state,
-        )
+        return _copy(state)
 
     def order(self, epoch: int) -> Int[Array, " places"]:
         """The example numbers of an epoch, padded with N to whole batches."""
@@ -220,6 +216,14 @@ class Trainer(eqx.Module):
             failed=~healthy,
             sums=sums,
         )
+
+
+@eqx.filter_jit
+def _copy(state: TrainState) -> TrainState:
+    """Every buffer is donated to the first chunk: none may be shared."""
+    return jax.tree.map(
+        lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state
+    )
 
 
 @eqx.filter_jit(donate="all-except-first")
