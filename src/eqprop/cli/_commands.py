@@ -9,19 +9,18 @@ import tyro
 
 from .. import data, recipes as _recipes, report as _report, runs
 from ._console import (
-    cache_folder,
     Flag,
     parse,
     percent,
     print_json,
     prints_aside,
     table,
-    use_compilation_cache,
 )
+from ._platform import cache_folder, Computing, start
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(Computing):
     """Measure a run's error on its test set, or on a file."""
 
     run: tyro.conf.Positional[Path]
@@ -33,7 +32,7 @@ class EvalOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(Computing):
     """Write a run's predictions for the inputs x of a file."""
 
     run: tyro.conf.Positional[Path]
@@ -69,7 +68,7 @@ class ListOptions:
 def evaluate(argv: list[str]) -> int:
     """`eqprop eval RUN`."""
     options = parse(EvalOptions, "eval", argv)
-    use_compilation_cache()
+    start(options)
     with prints_aside():
         run = runs.load(options.run)
         if options.data is None:
@@ -102,7 +101,7 @@ def evaluate(argv: list[str]) -> int:
 def predict(argv: list[str]) -> int:
     """`eqprop predict RUN data.npz`."""
     options = parse(PredictOptions, "predict", argv)
-    use_compilation_cache()
+    start(options)
     with prints_aside():
         run = runs.load(options.run)
         x, y = data.read_inputs(options.data, flatten=run.config.flatten)

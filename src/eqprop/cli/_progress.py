@@ -1,13 +1,26 @@
 """The live progress bar of a training run; silent where nobody is watching."""
 
+from pathlib import Path
 from typing import Any
 
+from ..runs import read_precision
 from ..training import Observer
 from ._console import percent
 
 
+def rounding_in_words(found: dict[str, Any]) -> str:
+    """What `precision.json` says, in a sentence."""
+    precision, angle = found["precision"], found["angle"]
+    if angle is None:
+        return f"{precision}: its angle is not measured, as this rule draws noise"
+    return f"{precision}: the first gradient stands {angle:.2g}° from its float64 value"
+
+
 class Progress(Observer):
     """A bar over all epochs on standard error, if that is a terminal."""
+
+    def __init__(self, run: Path | None = None) -> None:
+        self._run = run
 
     def __enter__(self) -> "Progress":
         from rich.console import Console
@@ -34,6 +47,9 @@ class Progress(Observer):
     def on_start(self, trainer, state, epochs):
         self._trainer, self._epochs = trainer, epochs
         self._bar.update(self._task, total=epochs * trainer.steps)
+        rounding = None if self._run is None else read_precision(self._run)
+        if rounding is not None:
+            self._bar.console.print(rounding_in_words(rounding), highlight=False)
 
     def on_chunk(self, state, record: dict[str, Any]):
         done = (record["epoch"] - 1) * self._trainer.steps + record["step"]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,9 +19,10 @@ from ._console import (
     print_json,
     prints_aside,
     table,
-    use_compilation_cache,
 )
-from ._progress import Progress
+from ._platform import Computing, start
+from ._seeds import finish_seeds
+from ._progress import Progress, rounding_in_words
 
 FEW_SETTLED = 0.5
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
@@ -29,24 +30,26 @@ _NAMED = tyro.conf.arg(name="estimator")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Computing):
     """Train a recipe, your data (--data FILE.npz) or your model (--system)."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     run: Path | None = None
     """directory of the run (default: runs/RECIPE-TIME)"""
+    seeds: int = 1
+    """runs that differ in their seed alone: seed, seed + 1, … (RUN/seed0, …)"""
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes no options but --epochs, --json"""
+    """go on with the run in this directory; takes only --epochs, --platform, --json"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
 @dataclasses.dataclass(frozen=True)
-class ResumeOptions:
+class ResumeOptions(Computing):
     """Go on with a run from its newest checkpoint."""
 
     resume: Path
@@ -59,7 +62,6 @@ class ResumeOptions:
 
 def main(argv: list[str]) -> int:
     """Parse, train, and print where the result is."""
-    use_compilation_cache()
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _resume(argv)
     name, rest = _recipe_name(argv)
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
     options = parse(
         TrainOptions, f"train {name}", rest, TrainOptions(config, system=model)
     )
+    start(options)
     if options.config.data is None and options.system is None:
         raise ValueError(
             f"recipe {name} has no model and no data of its own; give "
@@ -85,7 +88,9 @@ def main(argv: list[str]) -> int:
     if options.system is not None:
         name = options.system.rpartition(":")[2]
     path = options.run or runs.default_path(name)
-    with _naming(path), prints_aside(), Progress() as progress:
+    if options.seeds != 1:
+        return _train_seeds(options, name)
+    with _naming(path), prints_aside(), Progress(path) as progress:
         run = runs.train(options.config, run=path, observer=progress)
     return _finish(run, options.json)
 
@@ -97,13 +102,44 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs and --json may be given",
+                "--epochs, --platform and --json may be given",
                 file=sys.stderr,
             )
         raise
+    start(options)
+    if runs.holds_seeds(options.resume):
+        if options.epochs is not None:
+            raise ValueError(
+                f"--epochs {options.epochs}: {options.resume} holds several seeds, "
+                "which all train as planned; give it to one of them"
+            )
+        with _naming(options.resume), prints_aside(), _each_seed() as watch:
+            found = runs.resume_seeds(options.resume, observer=watch)
+        return finish_seeds(found, options.json)
     with _naming(options.resume), prints_aside(), Progress() as progress:
         run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
     return _finish(run, options.json)
+
+
+def _train_seeds(options: TrainOptions, name: str) -> int:
+    path = options.run or runs.default_path(f"{name}-seeds")
+    with _naming(path), prints_aside(), _each_seed() as watch:
+        found = runs.train_seeds(
+            options.config, options.seeds, run=path, observer=watch
+        )
+    return finish_seeds(found, options.json)
+
+
+@contextlib.contextmanager
+def _each_seed() -> Iterator[Callable[[Path], Progress]]:
+    """A bar for each seed's run, one at a time."""
+    with contextlib.ExitStack() as shown:
+
+        def watch(run: Path) -> Progress:
+            shown.pop_all().close()
+            return shown.enter_context(Progress(run))
+
+        yield watch
 
 
 @contextlib.contextmanager
@@ -115,7 +151,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise KeyboardInterrupt(
             f"stopped at once; what was saved is in {path}. Go on with: eqprop train "
             f"--resume {path}"
-            if runs.RunDirectory(path).config_file.exists()
+            if runs.RunDirectory(path).config_file.exists() or runs.holds_seeds(path)
             else "stopped before anything was trained; nothing was saved. Start again"
         ) from None
 
@@ -148,8 +184,10 @@ def _finish(run: runs.Run, json: bool) -> int:
             f"measure it with: eqprop eval {run.path}"
         )
     last = run.history[-1]
+    rounding = runs.read_precision(run.path)
     if json:
-        print_json({"run": str(run.path), **last})
+        more = {} if rounding is None else {"precision": rounding}
+        print_json({"run": str(run.path), **last, **more})
         return 0
     rows = [
         ("train", percent(last["train_error"]), f"{last['loss']:.4g}"),
@@ -169,6 +207,8 @@ def _finish(run: runs.Run, json: bool) -> int:
             f"note: the mean residual is {last['residual']:.2g}; a longer free phase "
             "(--estimator.free.steps) or persistent states (--persistent) lower it"
         )
+    if rounding is not None:
+        print(rounding_in_words(rounding))
     print(f"run: {run.path}  (curves.png, metrics.jsonl, checkpoints)")
     return 0
 

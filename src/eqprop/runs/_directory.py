@@ -3,6 +3,7 @@
 ==================  =========================================================
 config.json         the resolved configuration
 env.json            versions, machine, command
+precision.json      what tf32 or bf16 does to the first gradient, where chosen
 model.py            a copy of the user's file, for a model of their own
 metrics.jsonl       one line an epoch
 checkpoints/        the newest good states

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._precision import rounded
 from ..costs import outputs_of
 from ..data import _checks
 from ..relaxations import AbstractRelaxation, relax
@@ -79,10 +80,11 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
     _check_inputs(run, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
     particles = run.state.particles.get(split)
-    free = run.config.estimator.free
-    found, _ = training.evaluate(run.system, run.cost, free, x, y, particles)
+    problem = (run.system, run.cost, run.config.estimator.free, x, y)
+    precision = run.config.precision
+    found, _ = training.evaluate(*problem, particles, precision)
     if particles is not None:
-        cold, _ = training.evaluate(run.system, run.cost, free, x, y)
+        cold, _ = training.evaluate(*problem, None, precision)
         found["error_cold"] = cold["error"]
     return {"split": split, "examples": len(jax.tree.leaves(x)[0]), **found}
 
@@ -101,17 +103,25 @@ def predict(run: Run, x: Any) -> np.ndarray:
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
-        outputs.append(_outputs(run.system, run.cost, batch, run.config.estimator.free))
+        free, precision = run.config.estimator.free, run.config.precision
+        outputs.append(_outputs(run.system, run.cost, batch, free, precision))
     return np.concatenate([np.asarray(output) for output in outputs])[:count]
 
 
 @eqx.filter_jit
 def _outputs(
-    system: AbstractSystem, cost: Any, x: PyTree[Array], relaxation: AbstractRelaxation
+    system: AbstractSystem,
+    cost: Any,
+    x: PyTree[Array],
+    relaxation: AbstractRelaxation,
+    precision: str,
 ) -> Array:
-    # A key for relaxations that draw random numbers; the others leave it aside.
-    settled = relax(system, x, relaxation, key=jax.random.key(0)).state
-    return jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(settled)
+    def outputs(x):
+        # A key for relaxations that draw random numbers; the others leave it aside.
+        settled = relax(system, x, relaxation, key=jax.random.key(0)).state
+        return jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(settled)
+
+    return rounded(outputs, precision)(x)
 
 
 def _targets(run: Run, y: Any) -> Any:

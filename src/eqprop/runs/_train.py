@@ -28,6 +28,7 @@ from ..training import (
 )
 from ._directory import RunDirectory
 from ._environment import environment
+from ._precision import FILE as PRECISION_FILE, measure_precision
 from ._problem import Problem, split_path
 from ._run import Run
 
@@ -74,10 +75,15 @@ def train(
     problem = Problem.build(config)
     with _Interrupt():
         trainer, state = _start(config, problem)
+    rounding = None
+    if config.precision != "float32":
+        rounding = measure_precision(config, problem)
     directory = RunDirectory(default_path(name) if run is None else Path(run))
     directory.create(_with_whole_paths(config), environment())
     if isinstance(config.model, UserModel):
         directory.keep_model(split_path(config.model.path)[0])
+    if rounding is not None:
+        directory.write_json(PRECISION_FILE, rounding)
     return _run(config, problem, trainer, state, directory, [], 0.0, observer)
 
 
@@ -148,6 +154,7 @@ def _start(config: Config, problem: Problem) -> tuple[Trainer, TrainState]:
         seed=config.seed,
         persistent=config.persistent,
         shuffle=config.shuffle,
+        precision=config.precision,
     )
     return trainer, trainer.init(problem.system, problem.cost)
 

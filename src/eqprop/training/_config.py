@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
+from .._precision import check_precision, Precision
 from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
 from ..relaxations import Euler, Langevin, Sweep
 from ..systems import Convolution
@@ -48,6 +49,8 @@ class Config:
     """start each free phase from the example's last free equilibrium"""
     shuffle: bool = True
     """visit the examples in a new seeded order in each epoch"""
+    precision: Precision = "float32"
+    """operands of matrix products; states, parameters and sums stay float32"""
     seed: int = 0
     """seed of the initial weights, the order and the signs of β"""
 
@@ -66,6 +69,7 @@ class Config:
                 found = repr(value) if isinstance(value, str) else type(value).__name__
                 raise ValueError(f"{name} is {found}; give {wanted}")
         _encode(self.estimator)
+        check_precision(self.precision)
         check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from .._precision import check_precision, Precision
 from ..estimators import AbstractEstimator
 from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
@@ -62,6 +63,7 @@ def fit(
     seed: int = 0,
     persistent: bool = False,
     shuffle: bool = True,
+    precision: Precision = "float32",
     validation: Examples | None = None,
     test: Examples | None = None,
     observer: Observer | None = None,
@@ -75,6 +77,7 @@ def fit(
       `None`.
     - `persistent`: start each free phase from the example's last free equilibrium
       (paper A, persistent particles).
+    - `precision`: of the operands of matrix products: float32, tf32 or bf16.
     - `validation`, `test`: pairs `(x, y)` that are evaluated after each epoch.
 
     **Returns:** a `Fit`: `system`, `cost`, and `history` with `epoch`, `loss`,
@@ -83,6 +86,7 @@ def fit(
     **Raises:** `TrainingDiverged` if a step is not finite, `ValueError` for bad input.
     """
     check_counts(epochs=epochs, batch_size=batch_size, seed=seed)
+    check_precision(precision)
     trainer = make_trainer(
         system,
         cost,
@@ -95,6 +99,7 @@ def fit(
         seed=seed,
         persistent=persistent,
         shuffle=shuffle,
+        precision=precision,
     )
     _check.check_finite(x=x, y=y, validation=validation, test=test)
     history: list[dict[str, Any]] = []
@@ -248,4 +253,5 @@ def _cold(
     trainer: Trainer, state: TrainState, split: str, count: int | None
 ) -> dict[str, Any]:
     x, y = jax.tree.map(lambda leaf: leaf[:count], trainer.splits[split])
-    return evaluate(state.system, state.cost, trainer.estimator.free, x, y)[0]
+    problem = (state.system, state.cost, trainer.estimator.free, x, y)
+    return evaluate(*problem, precision=trainer.precision)[0]

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from .._precision import rounded
 from ..costs import outputs_of
 from ..estimators import AbstractEstimator
 from ..relaxations._outside import hear
@@ -62,6 +63,7 @@ class Trainer(eqx.Module):
     batch_size: int = eqx.field(static=True)
     persistent: bool = eqx.field(static=True)
     shuffle: bool = eqx.field(static=True)
+    precision: str = eqx.field(static=True, default="float32")
 
     @property
     def examples(self) -> int:
@@ -95,11 +97,7 @@ class Trainer(eqx.Module):
             failed=jnp.array(False),
             sums=_zero_sums(len(weight_names(system, cost))),
         )
-        # Every buffer of the state is donated to the first chunk: none may be shared.
-        return jax.tree.map(
-            lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf,
-            state,
-        )
+        return _copy(state)
 
     def order(self, epoch: int) -> Int[Array, " places"]:
         """The example numbers of an epoch, padded with N to whole batches."""
@@ -151,6 +149,7 @@ class Trainer(eqx.Module):
             x,
             y,
             state.particles.get(split),
+            self.precision,
         )
         if split in state.particles:
             moved = state.particles | {split: particles}
@@ -219,6 +218,14 @@ class Trainer(eqx.Module):
         )
 
 
+@eqx.filter_jit
+def _copy(state: TrainState) -> TrainState:
+    """Every buffer is donated to the first chunk: none may be shared."""
+    return jax.tree.map(
+        lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state
+    )
+
+
 @eqx.filter_jit(donate="all-except-first")
 def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainState:
     """Step until `state.step` is `stop` or a step has failed."""
@@ -232,7 +239,8 @@ def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainSta
         moved = trainer._step(eqx.combine(arrays, static), order)
         return eqx.filter(moved, eqx.is_array)
 
-    return eqx.combine(jax.lax.while_loop(running, body, arrays), static)
+    step = rounded(body, trainer.precision)
+    return eqx.combine(jax.lax.while_loop(running, step, arrays), static)
 
 
 def metrics(state: TrainState) -> dict[str, Any]:
@@ -264,6 +272,7 @@ def evaluate(
     x: PyTree[Array],
     y: PyTree[Array],
     particles: PyTree[Array] | None = None,
+    precision: str = "float32",
 ) -> tuple[dict[str, Any], PyTree[Array] | None]:
     """Means over examples that settle freely, and their equilibria if kept.
 
@@ -271,7 +280,7 @@ def evaluate(
     is `None` where y holds no classes.
     """
     problem = (system, cost, relaxation, x, y, particles)
-    sums, particles = hear(_evaluate, *problem)
+    sums, particles = hear(_evaluate, *problem, precision)
     examples = len(jax.tree.leaves(x)[0])
     found = {name: float(value) / examples for name, value in sums.items()}
     error = found.pop("errors")
@@ -279,7 +288,7 @@ def evaluate(
 
 
 @eqx.filter_jit
-def _evaluate(system, cost, relaxation, x, y, particles):
+def _evaluate(system, cost, relaxation, x, y, particles, precision):
     examples = len(jax.tree.leaves(x)[0])
     size = min(EVALUATION_BATCH, examples)
 
@@ -303,7 +312,8 @@ def _evaluate(system, cost, relaxation, x, y, particles):
         return {name: sums[name] + measured[name] for name in sums}, particles
 
     zero = {name: jnp.zeros(()) for name in _STATE_SUMS}
-    return jax.lax.fori_loop(0, -(-examples // size), add, (zero, particles))
+    step = rounded(add, precision)
+    return jax.lax.fori_loop(0, -(-examples // size), step, (zero, particles))
 
 
 _STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")
