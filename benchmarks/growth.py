@@ -10,6 +10,7 @@ of 1e-6, against depth, at initialisation and after a short training.
 import argparse
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,8 @@ def temporaries(rule: ep.AbstractEstimator, size: Size) -> int:
 
 def parameters(size: Size) -> int:
     """How many weights and biases."""
-    system = training_step(RULES["EP"](1), size)[1][1]
-    leaves = jax.tree.leaves(eqx.filter(system, eqx.is_inexact_array))
-    return sum(leaf.size for leaf in leaves)
+    sizes = (INPUTS, *(size.width,) * size.depth, OUTPUTS)
+    return sum((below + 1) * above for below, above in itertools.pairwise(sizes))
 
 
 Curves = dict[str, dict[str, tuple[list[float], list[Spread], list[float]]]]
@@ -225,17 +225,7 @@ def settling(plan: Plan) -> dict[str, dict[str, list[Any]]]:
 
 def print_growth(curves: Curves, plan: Plan) -> None:
     """The table of one training step."""
-    base = plan.base
-    print(
-        "\nOne training step: T free Euler steps, then EP (centered, T nudged steps), "
-        "BPTT (back through T\nfurther steps), RBP (T steps) or a linear solve; gradient and SGD update of "
-        f"`ep.HopfieldEnergy`, {INPUTS} inputs,\n{OUTPUTS} outputs, tanh, float32. "
-        f"Where nothing else is said: T = {base.steps}, {base.depth} hidden layers of "
-        f"{base.width},\nbatch {base.batch}. Parameters grow with the width. Exponent "
-        "p of time or memory ∝ size^p: least squares\nof the logarithms, and in "
-        "brackets the range between neighbouring sizes. Time: median of "
-        f"{plan.rounds}\nrounds; memory: temporaries of the compiled step.\n"
-    )
+    print(_STEP.format(rounds=plan.rounds, **dataclasses.asdict(plan.base)))
     print("| against | from – to | rule | ms | p of time | MiB | p of memory |")
     print("|---|---|---|---|---|---|---|")
     for axis, rules in curves.items():
@@ -250,6 +240,23 @@ def print_growth(curves: Curves, plan: Plan) -> None:
             )
 
 
+_STEP = f"""
+One training step: T free Euler steps; then EP (centered, T nudged steps), BPTT (back
+through T further steps), RBP (T steps) or a linear solve; then the SGD update.
+`ep.HopfieldEnergy`, {INPUTS} inputs, {OUTPUTS} outputs, tanh, float32. Where nothing
+else is said: T = {{steps}}, hidden layers {{depth}}, width {{width}}, batch {{batch}};
+parameters grow with the width. p: time or memory ∝ size^p, by least squares of the
+logarithms, and in brackets the range between neighbouring sizes. Time: median of rounds
+({{rounds}}); memory: temporaries of the compiled step.
+"""
+_SETTLING = f"""
+Steps to a residual of {RESIDUAL:g} against the number of hidden layers, {{units}} units
+each: hard sigmoid, linear output, float64, from zero, {{examples}} test digits: mean
+and, in brackets, the most. At most {{most}} steps; where not all examples settled by
+then, the share that did. Training: epochs ({{epochs}}) of EP by sweeps, 10 free and 5
+nudged ones a layer, Adam. f: mean steps ∝ f^layers, by least squares of the logarithms,
+and in brackets the range between neighbours, over the depths at which all settled.
+"""
 AXES = {
     "steps": "T",
     "depth": "hidden layers",
@@ -266,18 +273,9 @@ def _three(values: tuple[float, float, float]) -> str:
 
 def print_settling(found: dict[str, dict[str, list[Any]]], plan: Plan) -> None:
     """The table of steps against depth."""
-    print(
-        f"\nSteps to a residual of {RESIDUAL:g} against the number of hidden layers "
-        f"({plan.units} units each,\nhard sigmoid, linear output, float64, from "
-        f"zero): mean and, in brackets, the most of {plan.examples} test\ndigits; "
-        f"at most {plan.most:,} steps, and where not all settled within them the "
-        "share that did.\nTraining: "
-        f"{plan.epochs} epochs of EP by sweeps (10 free and 5 nudged ones a layer), "
-        "Adam. Factor f a layer:\nmean steps ∝ f^layers, least squares and range "
-        "between neighbours, over the depths at which all settled.\n"
-    )
+    print(_SETTLING.format(**dataclasses.asdict(plan)))
     layers = " | ".join(map(str, plan.depths))
-    print(f"| | relaxation | {layers} | factor a layer |")
+    print(f"| | relaxation | {layers} | f |")
     print("|---|---|" + "---|" * (len(plan.depths) + 1))
     for state, rows in found.items():
         for name in RELAXATIONS:
@@ -321,6 +319,8 @@ def draw(path: Path, curves: Curves, settled: dict, plan: Plan) -> None:
             column[1].plot(sizes, mib, "o-", label=f"{rule}: p = {p[1]:.2f}")
         for panel in column:
             panel.set(xscale="log", yscale="log")
+            panel.set_xticks(sizes, [f"{n:.3g}" for n in sizes], fontsize=8)
+            panel.minorticks_off()
             panel.grid(alpha=0.3)
             panel.legend(fontsize=8)
         column[1].set_xlabel(AXES[axis])
@@ -333,6 +333,7 @@ def draw(path: Path, curves: Curves, settled: dict, plan: Plan) -> None:
         for name in RELAXATIONS:
             panel.plot(plan.depths, [s.mean for s in rows[name]], "o-", label=name)
         panel.set(yscale="log", xlabel="hidden layers", title=state)
+        panel.set_xticks(plan.depths)
         panel.set_ylabel(f"steps to a residual of {RESIDUAL:g}")
         panel.grid(alpha=0.3)
         panel.legend()

@@ -1,6 +1,5 @@
 """`eqprop bench`: operations counted, programs repeated, numbers that agree."""
 
-import dataclasses
 import json
 import time
 
@@ -28,15 +27,7 @@ NETS = {
 is used upwards and downwards, a multiplication and an addition each"""
 
 
-_SMALL = ["--model.hidden", "6", "--batch-size", "5", "--rounds", "1"]
-SMALL = dataclasses.replace(
-    ep.recipe("digits").config,
-    **{"model": ep.Hopfield(hidden=(6,), output="linear"), "batch_size": 5},
-)
-
-
-def rule_of(config):
-    return {"estimator": config.estimator, "optimizer": config.optimizer}
+SMALL = ["--model.hidden", "6", "--batch-size", "5", "--rounds", "1"]
 
 
 @pytest.fixture
@@ -96,10 +87,13 @@ def test_no_repetition_of_a_program_is_left_out():
     assert jnp.allclose(program(3), 384)
 
 
-def test_numbers_fit_each_other(small):
-    """Rates, times, fractions and shares of one record agree; no data are needed."""
+def test_numbers_fit_each_other(small, capsys):
+    """Rates, times, fractions and shares of the JSON agree; no data are needed."""
     assert bench_problem(ep.recipe("mnist-1h").config)[2].shape == (20, 784)
-    found = bench(*bench_problem(SMALL), **rule_of(SMALL))
+    assert main(["bench", "digits", *SMALL, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["target"], found["batch_size"]) == ("digits", 5)
+    assert found["environment"]["backend"] == "cpu"
     relaxation, training = found["relaxation"], found["training"]
     step = relaxation["step_seconds"]["median"]
     assert relaxation["steps_per_second"]["median"] == pytest.approx(1 / step)
@@ -127,15 +121,6 @@ def test_any_rule_on_any_system_is_measured(small, x):
     assert list(found["profile"]) == ["free", "rule", "update", "rest"]
 
 
-def test_one_json_object(small, capsys):
-    """Nothing else is printed, and it tells of the request and the machine."""
-    assert main(["bench", "digits", *_SMALL, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["target"], found["batch_size"]) == ("digits", 5)
-    assert found["parameters"] == 64 * 6 + 6 * 10 + 6 + 10
-    assert found["environment"]["backend"] == "cpu"
-
-
 def test_a_users_model_by_another_rule(small, capsys, tmp_path):
     """Its few examples fill the batch; what cannot be counted is said."""
     (tmp_path / "own.py").write_text(
@@ -160,7 +145,7 @@ def test_a_users_model_by_another_rule(small, capsys, tmp_path):
         (["digits", "--rounds", "0"], 2, "rounds=0"),
         (["own.py:make"], 2, "write --system own.py:make"),
         (
-            ["digits", *_SMALL, "--optimizer.lr", "1e38"],
+            ["digits", *SMALL, "--optimizer.lr", "1e38"],
             *(1, "training steps are not finite"),
         ),
     ],

@@ -48,9 +48,7 @@ SHAPES = {"digits": (8, 8), "mnist": (28, 28), "fashion-mnist": (28, 28)}
 CLASSES = 10
 
 
-def bench_problem(
-    config: Config, seed: int = 0
-) -> tuple[AbstractSystem, Any, Any, Any]:
+def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
     """System, cost, and a batch of examples x, y of the configuration's shapes.
 
     Examples of a named data set are random, so that nothing is downloaded; a user's
@@ -267,9 +265,8 @@ def _estimate(examples, system, cost, estimator, key) -> Any:
 
 def _temporaries(system, cost, x, y, estimator) -> int:
     """Bytes that one gradient of the batch needs besides parameters and result."""
-
     program = compiled(_estimate, (x, y), system, cost, estimator, jax.random.key(0))
-    return program.memory_analysis().temp_size_in_bytes
+    return program.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
 
 
 def _gradients(gradient: Gradient) -> Any:

@@ -133,7 +133,8 @@ def matrix_products(
     processor = jax.default_backend() == "cpu"
     jobs: dict[str, Job] = {}
     for n in sizes or (ON_PROCESSOR if processor else ON_ACCELERATOR):
-        a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(dtype)
+        random = np.random.default_rng(0)
+        a, b = random.standard_normal((2, n, n), np.float32).astype(dtype)
         jobs[f"XLA {n}"] = _xla_product(a / np.sqrt(n).astype(dtype), b)
         if processor and np.dtype(dtype).kind == "f":
             jobs[f"NumPy {n}"] = _numpy_product(a, b)
@@ -159,18 +160,24 @@ def _numpy_product(a: np.ndarray, b: np.ndarray) -> Job:
 
 
 class Relaxing:
-    """Short and long free relaxations, of a batch and of its first example.
+    """Short and long free relaxations, of a `batch` and of its first example (`one`).
 
     Their difference is what a step takes, without the input's drive and the start.
     """
 
-    def __init__(self, system: AbstractSystem, free: AbstractRelaxation, x: Any):
+    def __init__(
+        self,
+        system: AbstractSystem,
+        free: AbstractRelaxation,
+        x: Any,
+        sizes: Sequence[str] = ("batch", "one"),
+    ):
         self.system, self.free = system, free
         state = initial_state(system, x, None)
         self.dtype = jnp.result_type(*jax.tree.leaves(state))
         first = jax.tree.map(lambda leaf: leaf[:1], (x, state))
         self._examples = {"batch": (x, state), "one": first}
-        self._more = {size: self._difference(size) for size in self._examples}
+        self._more = {size: self._difference(size) for size in sizes}
         self.jobs: dict[str, Job] = {}
         for size, more in self._more.items():
             self.jobs[f"{size}, short"] = self._program(size, SHORT)
