@@ -66,8 +66,8 @@ class Plan:
     seconds: float = 0.05
     depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     units: int = 128
-    most: int = 50_000
-    examples: int = 100
+    most: int = 20_000
+    examples: int = 50
     epochs: int = 5
 
 
