@@ -110,9 +110,7 @@ def bench(
     steps = int(np.clip(2 * seconds / once, 2, TRAINING_STEPS))
     training = _Training(
         *(system, cost, x, y, steps),
-        estimator=estimator,
-        optimizer=optimizer,
-        persistent=persistent,
+        **{"estimator": estimator, "optimizer": optimizer, "persistent": persistent},
     )
     products, flops = matrix_products(relaxing.dtype)
     jobs = {**products, **relaxing.jobs, **parts, "training": training}
@@ -121,6 +119,7 @@ def bench(
     best = max(rates, key=lambda name: Spread.of(rates[name]).median)
     step = [t / steps for t in times["training"]]
     batch = len(jax.tree.leaves(x)[0])
+    memory = _temporaries(system, cost, x, y, estimator)
     return {
         "batch_size": batch,
         "parameters": _count((system, cost)),
@@ -130,16 +129,9 @@ def bench(
             "best": best,
             "flops_per_second": {n: _spread(rates[n]) for n in rates},
         },
-        "training": {
-            "step_seconds": _spread(step),
-            "steps_per_second": _spread([1 / t for t in step]),
-            "examples_per_second": _spread([batch / t for t in step]),
-        },
+        "training": _rates(step, batch),
         "profile": _profile(times, step),
-        "memory": {
-            "gradient_temporaries": _temporaries(system, cost, x, y, estimator),
-            "peak": peak_memory(),
-        },
+        "memory": {"gradient_temporaries": memory, "peak": peak_memory()},
         "rounds": rounds,
     }
 
@@ -167,6 +159,14 @@ def _relaxation(
         record["fraction_of_peak"] = _spread(fraction)
         record["arithmetic_seconds"] = _spread([flops / p for p in peak])
     return record
+
+
+def _rates(step: list[float], batch: int) -> dict[str, Any]:
+    return {
+        "step_seconds": _spread(step),
+        "steps_per_second": _spread([1 / t for t in step]),
+        "examples_per_second": _spread([batch / t for t in step]),
+    }
 
 
 class _Training:
