@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from . import _commands, _compare, _reproduce, _train, _verify
+from . import _bench, _commands, _compare, _reproduce, _train, _verify
 from ._interrupt import Heard
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "verify": (_verify.verify, "hold the theorems against a recipe, run or model"),
     "tune": (_verify.tune, "propose T, K, dt and β for a gradient near the exact one"),
     "compare": (_compare.main, "train one recipe by several learning rules"),
+    "bench": (_bench.main, "measure speed and memory on this machine"),
     "reproduce": (_reproduce.main, "measure the papers' claims again, with figures"),
     "report": (_commands.report, "keep runs' results and make the table of them"),
     "recipes": (_commands.recipes, "list the recipes with paper and expected result"),

@@ -64,14 +64,14 @@ def main(argv: list[str]) -> int:
     """Parse, train, and print where the result is."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _resume(argv)
-    name, rest = _recipe_name(argv)
+    name, rest = recipe_name(argv)
     config = recipes.recipe(name).config
-    model = _option(rest, "--system")
+    model = value_of(rest, "--system")
     if model is not None:
         config = dataclasses.replace(config, model=UserModel(model))
-        if _option(rest, "--data") is None:
+        if value_of(rest, "--data") is None:
             config = dataclasses.replace(config, data=None)
-    rule = _option(rest, "--estimator")
+    rule = value_of(rest, "--estimator")
     if rule is not None:
         config = dataclasses.replace(
             config, estimator=named_estimator(rule, config.estimator)
@@ -156,7 +156,8 @@ def _naming(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
+def recipe_name(argv: list[str]) -> tuple[str, list[str]]:
+    """The recipe that leads the options, and the options."""
     if argv and not argv[0].startswith("-"):
         for ending, option in ((".npz", "--data"), (".py", "--system")):
             if argv[0].partition(":")[0].endswith(ending):
@@ -164,10 +165,10 @@ def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
                     f"{argv[0]!r} is a file, not a recipe; write {option} {argv[0]}"
                 )
         return argv[0], argv[1:]
-    return ("custom" if _option(argv, "--system") is not None else "digits"), argv
+    return ("custom" if value_of(argv, "--system") is not None else "digits"), argv
 
 
-def _option(argv: list[str], name: str) -> str | None:
+def value_of(argv: list[str], name: str) -> str | None:
     """The value of `--name VALUE` or `--name=VALUE`, before the real parse."""
     for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == name:

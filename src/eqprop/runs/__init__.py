@@ -3,6 +3,11 @@
 Last stage before the command line: config → problem → loop → directory → report.
 """
 
+from ._bench import (
+    bench as bench,
+    bench_problem as bench_problem,
+    ROUNDS as ROUNDS,
+)
 from ._compare import compare as compare, Comparison as Comparison
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
