@@ -18,6 +18,7 @@ from ._console import (
     percent,
     print_json,
     prints_aside,
+    split_words,
     table,
     use_compilation_cache,
 )
@@ -40,7 +41,10 @@ class TrainOptions:
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes no options but --epochs, --json"""
+    """go on with the run in this directory; takes no options but --epochs, --writers
+    and --json"""
+    writers: str = ""
+    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -53,6 +57,8 @@ class ResumeOptions:
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
+    writers: str = ""
+    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -86,7 +92,12 @@ def main(argv: list[str]) -> int:
         name = options.system.rpartition(":")[2]
     path = options.run or runs.default_path(name)
     with _naming(path), prints_aside(), Progress() as progress:
-        run = runs.train(options.config, run=path, observer=progress)
+        run = runs.train(
+            options.config,
+            run=path,
+            observer=progress,
+            writers=split_words(options.writers),
+        )
     return _finish(run, options.json)
 
 
@@ -97,12 +108,17 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs and --json may be given",
+                "--epochs, --writers and --json may be given",
                 file=sys.stderr,
             )
         raise
     with _naming(options.resume), prints_aside(), Progress() as progress:
-        run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
+        run = runs.resume(
+            options.resume,
+            epochs=options.epochs,
+            observer=progress,
+            writers=split_words(options.writers),
+        )
     return _finish(run, options.json)
 
 

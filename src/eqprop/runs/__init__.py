@@ -6,7 +6,9 @@ Last stage before the command line: config → problem → loop → directory �
 from ._compare import compare as compare, Comparison as Comparison
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
+from ._export import export as export
 from ._problem import load_user_model as load_user_model, Problem as Problem
+from ._record import record_of as record_of
 from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
 from ._train import (
     default_path as default_path,

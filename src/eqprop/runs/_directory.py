@@ -156,6 +156,13 @@ class RunDirectory:
                 )
         return found
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The newest checkpoint's arrays by name, whatever they are of."""
+        newest = self.checkpoints()[-1]
+        with self._manager() as manager:
+            found = manager.restore(newest, args=_orbax().args.StandardRestore())
+        return {name: np.asarray(array) for name, array in found.items()}
+
     def _unreadable(self, number: int, reason: str) -> str:
         reason = next(iter(reason.splitlines()), "")
         older = self.checkpoints()[:-1]
