@@ -12,7 +12,7 @@ import pytest
 
 import eqprop as ep
 from eqprop import cli
-from eqprop.training import AbstractWriter, WRITERS
+from eqprop.training import AbstractWriter, WRITERS, Writers
 
 
 @pytest.fixture
@@ -112,12 +112,23 @@ class Kept(AbstractWriter):
         self.closed = True
 
 
-@pytest.mark.parametrize("moment", ["open", "write", "close"])
-def test_a_writer_that_fails(moment, own, monkeypatch, compiled):
-    """One warning, the other writers go on, and the run is bit for bit the same."""
+def drive(names, epochs=(1, 2, 3), run="driven"):
+    """What training does with its observer, without the training."""
+    Path(run).mkdir(exist_ok=True)
+    record = {"type": "Config", "epochs": 3}
+    (Path(run) / "env.json").write_text('{"time": "then"}')
+    with Writers(Path(run), record, names) as writers:
+        state = types.SimpleNamespace(epoch=epochs[0] - 1)
+        writers.on_start(None, state, epochs[-1])
+        for epoch in epochs:
+            made = {"epoch": epoch, "loss": 1 / epoch, "val_error": None}
+            writers.on_epoch(state, made)
+
+
+def test_a_writer_that_fails(own, monkeypatch, compiled):
+    """One warning, the others go on, and the run is bit for bit the same."""
     monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
     monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))
-    monkeypatch.setattr(Failing, "moment", moment)
     alone = train("alone", own)
     with pytest.warns(RuntimeWarning, match="failing") as caught:
         run = train("run", own, writers=["failing", "kept"])
@@ -127,9 +138,21 @@ def test_a_writer_that_fails(moment, own, monkeypatch, compiled):
     assert Kept.made.closed
     for mine, other in zip(run.system.weights, alone.system.weights, strict=True):
         np.testing.assert_array_equal(mine, other)
-    assert [line["loss"] for line in lines("run")] == [
-        line["loss"] for line in lines("alone")
-    ]
+    losses = [[line["loss"] for line in lines(path)] for path in ("run", "alone")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("moment", ["open", "close"])
+def test_a_writer_that_fails_at_either_end(moment, monkeypatch):
+    """Fails if a service that is away, or a disk full at the end, stops a run."""
+    monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
+    monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))
+    monkeypatch.setattr(Failing, "moment", moment)
+    with pytest.warns(RuntimeWarning, match="failing") as caught:
+        drive(["failing", "kept"])
+    assert len(caught) == 1
+    assert Kept.made.epochs == [1, 2, 3]
+    assert Kept.made.closed
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
@@ -153,7 +176,7 @@ def test_an_unknown_writer(capsys):
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_services_get_the_records(name, own, monkeypatch, compiled):
+def test_services_get_the_records(name, monkeypatch):
     """Name, configuration and epochs; a resumed run is the same run there."""
     calls = []
 
@@ -173,20 +196,15 @@ def test_services_get_the_records(name, own, monkeypatch, compiled):
 
     fake = types.ModuleType(name)
     fake.init = init  # type: ignore[attr-defined]
-    fake.__spec__ = importlib.util.spec_from_loader(name, loader=None)
     monkeypatch.setitem(sys.modules, name, fake)
-    own["optimizer"] = ep.Optimizer("adam", (0.003,))
-    train("run", own, writers=[name], epochs=1)
-    ep.resume("run", epochs=2, writers=[name])
+    drive([name], (1, 2))
+    drive([name], (3,))
     kinds = [kind for kind, _ in calls]
-    assert kinds == ["init", "log", "finish"] * 2
+    assert kinds == ["init", "log", "log", "finish", "init", "log", "finish"]
     first, second = (options for kind, options in calls if kind == "init")
     which = "id" if name == "wandb" else "name"
     assert first[which] == second[which]
     assert first["resume"] == "allow"
-    assert first["config"]["epochs"] == 1
+    assert first["config"]["epochs"] == 3
     logged = [values for kind, values in calls if kind == "log"]
-    for values, line in zip(logged, lines("run"), strict=True):
-        assert values["epoch"] == line["epoch"]
-        assert values["loss"] == line["loss"]
-        assert None not in values.values()
+    assert logged == [{"epoch": n, "loss": 1 / n} for n in (1, 2, 3)]

@@ -73,11 +73,8 @@ def pixels(array: np.ndarray) -> bytes:
     low, high = min(array.min(), 0.0), max(array.max(), 1.0)
     file = io.BytesIO()
     scaled = (array - low) / (high - low)
-    imsave(file, scaled, cmap="gray", vmin=0, vmax=1, format="png", metadata=_PLAIN)
+    imsave(file, scaled, cmap="gray", vmin=0, vmax=1, format="png")
     return file.getvalue()
-
-
-_PLAIN = {"Software": None}
 
 
 def page(title: str, style: str, body: list[Element]) -> str:

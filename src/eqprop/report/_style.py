@@ -44,6 +44,8 @@ td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .confusion th { color: var(--soft); }
 .panels { display: grid; gap: .8rem;
           grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+details { margin: .4rem 0 .8rem; }
+summary { cursor: pointer; color: var(--blue); }
 figure { margin: 0; }
 figure img { max-width: 100%; height: auto; display: block; }
 .panels img { width: 100%; }

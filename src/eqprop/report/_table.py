@@ -68,6 +68,7 @@ COLUMNS = (
     Column("residual", "residual", "", 1, digits),
     Column("training_seconds", "training", "min", 1 / 60, digits),
 )
+NAMED = 4
 ALWAYS = {"train_error", "test_error", "loss", "settled"}
 
 
@@ -107,8 +108,9 @@ def described(group: Group) -> str:
     name = ", ".join(words)
     if not group.differs:
         return name
-    apart = ", ".join(f"{name} {value}" for name, value in group.differs.items())
-    return f"{group.label}: {apart}"
+    apart = [f"{name} {value}" for name, value in group.differs.items()]
+    more = f" and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
+    return f"{group.label}: {', '.join(apart[:NAMED])}{more}"
 
 
 def _parts(config: dict[str, Any]) -> list[Any]:

@@ -36,16 +36,18 @@ def verification_section(records: list[Record]) -> list[Element]:
 def _one(found: dict[str, Any]) -> list[Element]:
     content = []
     if isinstance(found.get("verdict"), str):
-        holds = "holds" if found.get("holds") is True else "does not hold"
-        text = f": {found['verdict']}"
-        content.append(tag("p", tag("strong", f"The check {holds}"), text))
+        content.append(tag("p", tag("strong", found["verdict"])))
     findings = _listed(found.get("findings"), str)
     if findings:
         content.append(tag("ul", *(tag("li", finding) for finding in findings)))
     rows = [_agreement(row) for row in _listed(found.get("rows"), dict)]
-    if rows:
-        heads = ["estimator", "parameter", "relative error", "angle", "equal signs"]
-        content.append(table(heads, rows, label="Gradients against the exact one"))
+    heads = ["estimator", "parameter", "relative error", "angle", "equal signs"]
+    whole = [row for row in rows if row[1] == "all"]
+    if whole:
+        content.append(table(heads, whole, label="Gradients against the exact one"))
+    if len(rows) > len(whole):
+        every = table(heads, rows, label="Gradients of each parameter")
+        content.append(tag("details", tag("summary", "Each parameter"), every))
     checks: list[list[str | Element]] = [
         [
             str(check.get("name", "")),
@@ -56,8 +58,12 @@ def _one(found: dict[str, Any]) -> list[Element]:
         for check in _listed(found.get("checks"), dict)
     ]
     if checks:
+        kept = sum(row[3] == "holds" for row in checks)
+        failed = sum(row[3] == "fails" for row in checks)
+        text = f"{len(checks)} checks: {kept} hold, {failed} fail"
         heads = ["check", "measured", "promised", "outcome"]
-        content.append(table(heads, checks, label="Checks"))
+        every = table(heads, checks, label="Checks")
+        content.append(tag("details", tag("summary", text), every))
     return content
 
 

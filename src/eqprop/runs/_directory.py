@@ -158,9 +158,14 @@ class RunDirectory:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The newest checkpoint's arrays by name, whatever they are of."""
+        if not self.checkpoints():
+            raise FileNotFoundError(f"{self.path} holds no checkpoint")
         newest = self.checkpoints()[-1]
-        with self._manager() as manager:
-            found = manager.restore(newest, args=_orbax().args.StandardRestore())
+        try:
+            with self._manager() as manager:
+                found = manager.restore(newest, args=_orbax().args.StandardRestore())
+        except Exception as error:  # orbax raises many kinds
+            raise ValueError(self._unreadable(newest, str(error))) from error
         return {name: np.asarray(array) for name, array in found.items()}
 
     def _unreadable(self, number: int, reason: str) -> str:

@@ -75,7 +75,7 @@ def _without_data(
         # ['system'].weights[0] here is .system.weights[0] there.
         name = f".{path[0].key}{jax.tree_util.keystr(path[1:])}"
         found = arrays.get(name)
-        if np.shape(found) != np.shape(leaf):
+        if found is None or found.shape != leaf.shape:
             raise gone
         return jnp.asarray(found, leaf.dtype)
 

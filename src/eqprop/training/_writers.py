@@ -45,13 +45,15 @@ class TensorBoard(AbstractWriter):
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar, text
 
-        self._proto, self._scalar = event_pb2, scalar
+        self._proto: Any = event_pb2
+        self._scalar = scalar
         folder = run / "tensorboard"
         folder.mkdir(exist_ok=True)
         # A resumed run has a file of its own, and what it repeats counts no more.
         suffix = f".{os.getpid()}.{time.time_ns()}"
         self._events = EventsWriter(str(folder / "events"), filename_suffix=suffix)
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        log = self._proto.SessionLog
+        start = log(status=log.START)
         self._put(first, session_log=start)
         settings = json.dumps(config, indent=1, ensure_ascii=False)
         self._put(0, summary=text("config", f"```\n{settings}\n```"))
@@ -73,7 +75,7 @@ class WeightsAndBiases(AbstractWriter):
     """A run of the project eqprop; WANDB_MODE=offline keeps it in `RUN/wandb`."""
 
     def __init__(self, run: Path, config: dict[str, Any], first: int):
-        import wandb
+        import wandb  # type: ignore[import-not-found]
 
         del first
         self._run = wandb.init(
@@ -97,7 +99,7 @@ class Trackio(AbstractWriter):
     """A run of the project eqprop in trackio's folder, or wherever it is set to."""
 
     def __init__(self, run: Path, config: dict[str, Any], first: int):
-        import trackio
+        import trackio  # type: ignore[import-not-found]
 
         del first
         name = f"{run.name}-{_identity(run)}"
