@@ -129,8 +129,8 @@ def _changes(groups: list[Group]) -> list[Line]:
     def of(k: int):
         def value(record: dict[str, Any]) -> Any:
             changes = record.get("relative_change")
-            held = isinstance(changes, list) and k < len(changes)
-            return changes[k] if held else None
+            changes = changes if isinstance(changes, list) else []
+            return changes[k] if k < len(changes) else None
 
         return value
 

@@ -130,7 +130,13 @@ def mistakes_section(groups: list[Group]) -> list[Element]:
         if not held or not held[0][1].wrong.any():
             continue
         run, first = held[0]
-        outcomes = [o for _, o in held if np.array_equal(o.labels, first.labels)]
+        same = first.labels
+        assert same is not None
+        outcomes = [
+            o
+            for _, o in held
+            if o.labels is not None and np.array_equal(o.labels, same)
+        ]
         votes = np.sum([o.wrong for o in outcomes], axis=0)
         order = np.lexsort((-_margin(first), -votes))
         order = order[first.wrong[order]]
