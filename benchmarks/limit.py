@@ -79,7 +79,7 @@ def link_alone(system: ep.HopfieldEnergy, k: int, batch: int) -> Job:
 
     def step(weight, rates):
         up = jax.vmap(lambda r: link.forward(weight, r))
-        down = jax.vmap(lambda r, u: link.backward(weight, weight, r, u))
+        down = jax.vmap(lambda r, u: link.both(weight, weight, r, u)[1])
         return down(*rates), up(rates[0])
 
     @jax.jit

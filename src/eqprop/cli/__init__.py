@@ -9,9 +9,10 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
-from . import _bench, _commands, _compare, _reproduce, _train, _verify
+from . import _bench, _commands, _compare, _report, _reproduce, _train, _verify
 from ._interrupt import Heard
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
@@ -23,7 +24,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compare": (_compare.main, "train one recipe by several learning rules"),
     "bench": (_bench.main, "measure speed and memory on this machine"),
     "reproduce": (_reproduce.main, "measure the papers' claims again, with figures"),
-    "report": (_commands.report, "keep runs' results and make the table of them"),
+    "report": (_report.report, "make a page or a table of runs, or keep their results"),
+    "export": (_report.export, "write a run's network for programs without eqprop"),
     "recipes": (_commands.recipes, "list the recipes with paper and expected result"),
     "info": (_commands.info, "show versions, devices and data found"),
 }
@@ -32,6 +34,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     _check_streams()
+    if arguments is None:
+        warnings.showwarning = _warn
     with Heard():
         status = _guarded(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None and status:
@@ -88,6 +92,11 @@ def _check_streams() -> None:
             stream.reconfigure(errors="replace")
     for library in ("absl", "matplotlib"):  # what they find wrong reaches us as errors
         logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+def _warn(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning is a sentence for the user; where it was raised is nobody's concern."""
+    print(f"warning: {message}", file=file or sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -14,8 +14,8 @@ from ._console import (
     print_json,
     prints_aside,
     table,
-    use_compilation_cache,
 )
+from ._platform import Computing, start
 from ._train import recipe_name, Rule, value_of
 from ._verify import working
 
@@ -31,7 +31,7 @@ PARTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchOptions:
+class BenchOptions(Computing):
     """Measure what a recipe or your model (--system) costs on this machine.
 
     Examples of named data sets are random: nothing is downloaded.
@@ -59,7 +59,6 @@ class BenchOptions:
 
 def main(argv: list[str]) -> int:
     """`eqprop bench RECIPE`."""
-    use_compilation_cache()
     name, rest = recipe_name(argv)
     config = recipes.recipe(name).config
     model = value_of(rest, "--system")
@@ -72,6 +71,7 @@ def main(argv: list[str]) -> int:
     shared = {field: getattr(config, field) for field in _SHARED}
     default = BenchOptions(**shared, system=model)
     options = parse(BenchOptions, f"bench {name}", rest, default)
+    start(options)
     shared = {field: getattr(options, field) for field in _SHARED}
     config = dataclasses.replace(config, **shared)
     name = name if options.system is None else options.system

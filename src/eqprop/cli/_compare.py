@@ -14,6 +14,7 @@ from ._console import (
     percent,
     print_json,
     prints_aside,
+    split_words,
     table,
 )
 from ._platform import Computing, start
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     """`eqprop compare RECIPE --estimators ep,bptt`."""
     options = parse(CompareOptions, "compare", argv)
     start(options)
-    words = [word.strip() for word in options.estimators.split(",") if word.strip()]
+    words = split_words(options.estimators)
     overrides = {} if options.epochs is None else {"epochs": options.epochs}
     with prints_aside(), Progress() as progress:
         found = runs.compare(

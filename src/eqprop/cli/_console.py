@@ -35,6 +35,11 @@ def fail(message: str, status: int, word: str = "error") -> int:
     return status
 
 
+def split_words(text: str) -> list[str]:
+    """The words of a list that is joined by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The nearest known word, or all of them."""
     known = list(known)

@@ -18,6 +18,7 @@ from ._console import (
     percent,
     print_json,
     prints_aside,
+    split_words,
     table,
 )
 from ._platform import Computing, start
@@ -43,7 +44,10 @@ class TrainOptions(Computing):
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes only --epochs, --platform, --json"""
+    """go on with the run in this directory; takes only --epochs, --writers, --platform
+    and --json"""
+    writers: str = ""
+    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -56,6 +60,8 @@ class ResumeOptions(Computing):
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
+    writers: str = ""
+    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -88,10 +94,11 @@ def main(argv: list[str]) -> int:
     if options.system is not None:
         name = options.system.rpartition(":")[2]
     path = options.run or runs.default_path(name)
+    writers = split_words(options.writers)
     if options.seeds != 1:
-        return _train_seeds(options, name)
+        return _train_seeds(options, name, writers)
     with _naming(path), prints_aside(), Progress(path) as progress:
-        run = runs.train(options.config, run=path, observer=progress)
+        run = runs.train(options.config, run=path, observer=progress, writers=writers)
     return _finish(run, options.json)
 
 
@@ -102,11 +109,12 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs, --platform and --json may be given",
+                "--epochs, --writers, --platform and --json may be given",
                 file=sys.stderr,
             )
         raise
     start(options)
+    writers = split_words(options.writers)
     if runs.holds_seeds(options.resume):
         if options.epochs is not None:
             raise ValueError(
@@ -114,18 +122,20 @@ def _resume(argv: list[str]) -> int:
                 "which all train as planned; give it to one of them"
             )
         with _naming(options.resume), prints_aside(), _each_seed() as watch:
-            found = runs.resume_seeds(options.resume, observer=watch)
+            found = runs.resume_seeds(options.resume, observer=watch, writers=writers)
         return finish_seeds(found, options.json)
     with _naming(options.resume), prints_aside(), Progress() as progress:
-        run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
+        run = runs.resume(
+            options.resume, epochs=options.epochs, observer=progress, writers=writers
+        )
     return _finish(run, options.json)
 
 
-def _train_seeds(options: TrainOptions, name: str) -> int:
+def _train_seeds(options: TrainOptions, name: str, writers: list[str]) -> int:
     path = options.run or runs.default_path(f"{name}-seeds")
     with _naming(path), prints_aside(), _each_seed() as watch:
         found = runs.train_seeds(
-            options.config, options.seeds, run=path, observer=watch
+            options.config, options.seeds, run=path, observer=watch, writers=writers
         )
     return finish_seeds(found, options.json)
 

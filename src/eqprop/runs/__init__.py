@@ -11,8 +11,10 @@ from ._bench import (
 from ._compare import compare as compare, Comparison as Comparison
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
+from ._export import export as export
 from ._precision import read_precision as read_precision
 from ._problem import load_user_model as load_user_model, Problem as Problem
+from ._record import record_of as record_of
 from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
 from ._seeds import (
     holds_seeds as holds_seeds,

@@ -157,6 +157,18 @@ class RunDirectory:
                 )
         return found
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The newest checkpoint's arrays by name, whatever they are of."""
+        if not self.checkpoints():
+            raise FileNotFoundError(f"{self.path} holds no checkpoint")
+        newest = self.checkpoints()[-1]
+        try:
+            with self._manager() as manager:
+                found = manager.restore(newest, args=_orbax().args.StandardRestore())
+        except Exception as error:  # orbax raises many kinds
+            raise ValueError(self._unreadable(newest, str(error))) from error
+        return {name: np.asarray(array) for name, array in found.items()}
+
     def _unreadable(self, number: int, reason: str) -> str:
         reason = next(iter(reason.splitlines()), "")
         older = self.checkpoints()[:-1]

@@ -30,6 +30,8 @@ class Problem:
     test: Examples | None
     image_shape: tuple[int, ...] | None
     dataset: data.Dataset | None = None
+    gone: FileNotFoundError | None = None
+    """why there are no examples, of a network that was built without them"""
 
     @classmethod
     def build(cls, config: Config, model_file: Path | None = None) -> "Problem":
@@ -43,6 +45,53 @@ class Problem:
         key, _ = config.keys()
         system, cost = config.model.build(dataset.input_shape, dataset.target_size, key)
         return cls._of(dataset, system, cost)
+
+    @classmethod
+    def without_data(
+        cls, config: Config, facts: dict[str, Any], gone: FileNotFoundError
+    ) -> "Problem":
+        """The network for data that are gone, by what `facts` said of them."""
+        if isinstance(config.model, UserModel):
+            raise gone
+        try:
+            shape, size, classes, image = (
+                facts[name]
+                for name in ("input_shape", "target_size", "classes", "image_shape")
+            )
+            shape, image = tuple(shape), None if image is None else tuple(image)
+            split = data.Split(np.zeros((0, *shape), np.float32), np.zeros((0, size)))
+        except (KeyError, TypeError, ValueError):
+            raise gone from None
+        key, _ = config.keys()
+        system, cost = config.model.build(shape, size, key)
+        name = str(facts.get("name"))
+        dataset = data.Dataset(name, split, None, None, classes, image)
+        return cls(
+            system, cost, (split.x, split.y), None, None, image, dataset, gone=gone
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Sizes and shapes of the data, as JSON values."""
+        splits = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        found: dict[str, Any] = {
+            "name": None if self.dataset is None else self.dataset.name,
+            "examples": {
+                name: 0 if pair is None else len(jax.tree.leaves(pair[0])[0])
+                for name, pair in splits.items()
+            },
+            "image_shape": self.image_shape,
+        }
+        if self.dataset is not None:
+            found |= {
+                "input_shape": self.dataset.input_shape,
+                "target_size": self.dataset.target_size,
+                "classes": self.dataset.classes,
+            }
+        return found
 
     @classmethod
     def _of_user(

@@ -18,6 +18,7 @@ from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, TrainState
 from ._directory import RunDirectory
+from ._environment import read_environment
 from ._problem import Problem
 
 PREDICT_BATCH = 500
@@ -33,11 +34,16 @@ class Run:
     cost: Any
     history: list[dict[str, Any]]
     problem: Problem
-    state: TrainState
+    state: TrainState | None
+    """`None` where the data are gone, to which a part of it belongs"""
 
 
 def load(run: str | Path) -> Run:
-    """Load a run directory, with the parameters of its newest checkpoint."""
+    """Load a run directory, with the parameters of its newest checkpoint.
+
+    Where the data of a network of ours are gone, it is loaded without examples: it
+    predicts, and `evaluate` needs x and y.
+    """
     from ._train import _model_copy, _start, restore
 
     directory = RunDirectory(Path(run))
@@ -45,14 +51,40 @@ def load(run: str | Path) -> Run:
     try:
         problem = Problem.build(config, _model_copy(directory))
     except FileNotFoundError as error:
-        raise FileNotFoundError(
+        gone = FileNotFoundError(
             f"the data or the model of the run {directory.path} are gone: {error}"
-        ) from error
+        )
+        return _without_data(directory, config, gone)
     _, like = _start(config, problem)
     state, _ = restore(directory, like)
     history = directory.history(int(state.epoch))
     return Run(
         directory.path, config, state.system, state.cost, history, problem, state
+    )
+
+
+def _without_data(
+    directory: RunDirectory, config: Config, gone: FileNotFoundError
+) -> Run:
+    facts = read_environment(directory).get("data")
+    known = facts if isinstance(facts, dict) else {}
+    problem = Problem.without_data(config, known, gone)
+    arrays = directory.arrays()
+    model = {"system": problem.system, "cost": problem.cost}
+
+    def saved(path, leaf):
+        # ['system'].weights[0] here is .system.weights[0] there.
+        name = f".{path[0].key}{jax.tree_util.keystr(path[1:])}"
+        found = arrays.get(name)
+        if found is None or found.shape != leaf.shape:
+            raise gone
+        return jnp.asarray(found, leaf.dtype)
+
+    held, static = eqx.partition(model, eqx.is_array)
+    model = eqx.combine(jax.tree_util.tree_map_with_path(saved, held), static)
+    history = directory.history()
+    return Run(
+        directory.path, config, model["system"], model["cost"], history, problem, None
     )
 
 
@@ -71,6 +103,8 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         raise ValueError("evaluate needs both x and y, or neither")
     split = "given"
     if x is None:
+        if run.problem.gone is not None:
+            raise run.problem.gone
         split = "train" if run.problem.test is None else "test"
         x, y = run.problem.train if run.problem.test is None else run.problem.test
     else:
@@ -79,7 +113,7 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         _check.check_finite(x=x, y=y)
     _check_inputs(run, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
-    particles = run.state.particles.get(split)
+    particles = None if run.state is None else run.state.particles.get(split)
     problem = (run.system, run.cost, run.config.estimator.free, x, y)
     precision = run.config.precision
     found, _ = training.evaluate(*problem, particles, precision)
@@ -97,31 +131,46 @@ def predict(run: Run, x: Any) -> np.ndarray:
     _check.batch_size(x=x)
     _check.check_finite(x=x)
     _check_inputs(run, x)
+    return settle_each(run, x)["outputs"]
+
+
+def settle_each(run: Run, x: Any) -> dict[str, np.ndarray]:
+    """`outputs`, `steps`, `residual` and `status` of every example, settled anew."""
     count = len(jax.tree.leaves(x)[0])
     size = min(PREDICT_BATCH, count)
-    outputs = []
+    found = []
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
         free, precision = run.config.estimator.free, run.config.precision
-        outputs.append(_outputs(run.system, run.cost, batch, free, precision))
-    return np.concatenate([np.asarray(output) for output in outputs])[:count]
+        settled = _settled(run.system, run.cost, batch, free, precision)
+        found.append(jax.tree.map(np.asarray, settled))
+    return {
+        name: np.concatenate([part[name] for part in found])[:count]
+        for name in found[0]
+    }
 
 
 @eqx.filter_jit
-def _outputs(
+def _settled(
     system: AbstractSystem,
     cost: Any,
     x: PyTree[Array],
     relaxation: AbstractRelaxation,
     precision: str,
-) -> Array:
-    def outputs(x):
+) -> dict[str, Array]:
+    def settled(x):
         # A key for relaxations that draw random numbers; the others leave it aside.
-        settled = relax(system, x, relaxation, key=jax.random.key(0)).state
-        return jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(settled)
+        found = relax(system, x, relaxation, key=jax.random.key(0))
+        outputs = jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(found.state)
+        return {
+            "outputs": outputs,
+            "steps": found.steps,
+            "residual": found.residual,
+            "status": found.status,
+        }
 
-    return rounded(outputs, precision)(x)
+    return rounded(settled, precision)(x)
 
 
 def _targets(run: Run, y: Any) -> Any:

@@ -17,7 +17,7 @@ together, five seeds, on two cores that other programs used too:
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def train_seeds(
     *,
     run: str | Path | None = None,
     observer: Callable[[Path], Observer] | None = None,
+    writers: Sequence[str] = (),
     **overrides: Any,
 ) -> Seeds:
     """Train `seeds` runs that differ in their seed alone: seed, seed + 1, ….
@@ -82,6 +83,7 @@ def train_seeds(
 
     - `run`: the directory; `runs/RECIPE-seeds-TIME` where `None`.
     - `observer`: makes the observer of the run in a directory.
+    - `writers`: as of `train`, of every run.
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
 
     **Raises:** `ValueError` for fewer than one seed, or a directory that holds other
@@ -108,15 +110,19 @@ def train_seeds(
     _start(config, Problem.build(config))  # refused before anything is made
     path.mkdir(parents=True, exist_ok=True)
     _write(path, plan, [])
-    return _train(config, plan, path, observer)
+    return _train(config, plan, path, observer, writers)
 
 
 def resume_seeds(
-    run: str | Path, *, observer: Callable[[Path], Observer] | None = None
+    run: str | Path,
+    *,
+    observer: Callable[[Path], Observer] | None = None,
+    writers: Sequence[str] = (),
 ) -> Seeds:
     """Go on with the seeds of a directory that `train_seeds` made."""
     plan = _plan(Path(run))
-    return _train(config_from_json(plan["config"]), plan, Path(run), observer)
+    config = config_from_json(plan["config"])
+    return _train(config, plan, Path(run), observer, writers)
 
 
 def holds_seeds(run: str | Path) -> bool:
@@ -132,13 +138,13 @@ def _plan(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path / FILE} cannot be read: {error}") from error
 
 
-def _train(config, plan, path: Path, observer) -> Seeds:
+def _train(config, plan, path: Path, observer, writers) -> Seeds:
     records: list[dict[str, Any]] = []
     for seed in range(config.seed, config.seed + plan["seeds"]):
         place = path / f"seed{seed}"
         watcher = None if observer is None else observer(place)
         one = dataclasses.replace(config, seed=seed)
-        failure = _one(one, place, watcher)
+        failure = _one(one, place, watcher, writers)
         history = RunDirectory(place).history()
         last = history[-1] if history else {}
         record = {"seed": seed, "run": str(place), "failure": failure}
@@ -147,14 +153,14 @@ def _train(config, plan, path: Path, observer) -> Seeds:
     return Seeds(path, records)
 
 
-def _one(config, place: Path, observer) -> str | None:
+def _one(config, place: Path, observer, writers) -> str | None:
     """Train, go on with, or leave the run of one seed; say how it diverged."""
     directory = RunDirectory(place)
     try:
         if not directory.config_file.exists():
-            train(config, run=place, observer=observer)
+            train(config, run=place, observer=observer, writers=writers)
         elif len(directory.history()) < config.epochs:
-            resume(place, observer=observer)
+            resume(place, observer=observer, writers=writers)
     except TrainingDiverged as stop:
         return str(stop)
     except TrainingInterrupted as stop:

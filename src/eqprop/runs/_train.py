@@ -5,6 +5,7 @@ import datetime
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from .. import recipes
 from ..report import draw
 from ..training import (
+    check_writers,
     Config,
     config_to_json,
     Observer,
@@ -25,9 +27,10 @@ from ..training import (
     TrainingDiverged,
     TrainState,
     UserModel,
+    Writers,
 )
 from ._directory import RunDirectory
-from ._environment import environment
+from ._environment import environment, session
 from ._precision import FILE as PRECISION_FILE, measure_precision
 from ._problem import Problem, split_path
 from ._run import Run
@@ -44,6 +47,7 @@ def train(
     *,
     run: str | Path | None = None,
     observer: Observer | None = None,
+    writers: Sequence[str] = (),
     **overrides: Any,
 ) -> Run:
     """Train a recipe (by name) or a configuration into a run directory.
@@ -52,6 +56,7 @@ def train(
 
     - `run`: the directory; `runs/RECIPE-TIME` where `None`.
     - `observer`: watches chunks and epochs, e.g. to draw a progress bar.
+    - `writers`: tensorboard, wandb, trackio: they get every epoch's record too.
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
 
     **Returns:** the trained `Run`.
@@ -59,6 +64,7 @@ def train(
     **Raises:** `TrainingDiverged`, `TrainingInterrupted` (both after saving),
     `ValueError` and `OSError` for a request that cannot be met.
     """
+    check_writers(writers)
     name = config if isinstance(config, str) else "run"
     if isinstance(config, str):
         config = recipes.recipe(config).config
@@ -79,16 +85,23 @@ def train(
     if config.precision != "float32":
         rounding = measure_precision(config, problem)
     directory = RunDirectory(default_path(name) if run is None else Path(run))
-    directory.create(_with_whole_paths(config), environment())
+    record = environment() | {"data": problem.facts()}
+    directory.create(_with_whole_paths(config), record)
     if isinstance(config.model, UserModel):
         directory.keep_model(split_path(config.model.path)[0])
     if rounding is not None:
         directory.write_json(PRECISION_FILE, rounding)
-    return _run(config, problem, trainer, state, directory, [], 0.0, observer)
+    written = Writers(directory.path, config_to_json(config), writers, observer)
+    with session(directory), written:
+        return _run(config, problem, trainer, state, directory, [], 0.0, written)
 
 
 def resume(
-    run: str | Path, *, observer: Observer | None = None, epochs: int | None = None
+    run: str | Path,
+    *,
+    observer: Observer | None = None,
+    epochs: int | None = None,
+    writers: Sequence[str] = (),
 ) -> Run:
     """Go on with a run from its newest checkpoint, as if it had never stopped.
 
@@ -96,6 +109,7 @@ def resume(
     `epochs` may raise (or lower) the number of epochs of the run.  With a cosine
     schedule it may not: the rates already used would have been others.
     """
+    check_writers(writers)
     directory = RunDirectory(Path(run))
     config = directory.config()
     if epochs is not None and epochs != config.epochs:
@@ -119,7 +133,10 @@ def resume(
     directory.write_json("config.json", config_to_json(config))
     history = directory.history(int(state.epoch))
     directory.rewrite(history)
-    return _run(config, problem, trainer, state, directory, history, seconds, observer)
+    written = Writers(directory.path, config_to_json(config), writers, observer)
+    work = (config, problem, trainer, state, directory, history, seconds, written)
+    with session(directory, resumed=True), written:
+        return _run(*work)
 
 
 def restore(directory: RunDirectory, like: TrainState) -> tuple[TrainState, float]:

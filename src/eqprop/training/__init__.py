@@ -25,6 +25,7 @@ from ._loop import (
     weight_names as weight_names,
 )
 from ._models import (
+    ACTIVATIONS as ACTIVATIONS,
     DiscreteHopfield as DiscreteHopfield,
     Hopfield as Hopfield,
     Leaky as Leaky,
@@ -35,3 +36,9 @@ from ._models import (
     XieSeung as XieSeung,
 )
 from ._optimizer import Optimizer as Optimizer
+from ._writers import (
+    AbstractWriter as AbstractWriter,
+    check_writers as check_writers,
+    WRITERS as WRITERS,
+    Writers as Writers,
+)
