@@ -15,18 +15,16 @@ import sys
 import time
 from functools import partial
 
-import equinox as eqx
-import jax
 import numpy as np
 import pytest
 
 import eqprop as ep
 from eqprop import cli
 from eqprop.cli._interrupt import Heard
+from identical import assert_identical, without_times
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-TIMES = {"seconds", "training_seconds", "examples_per_second"}
 EPOCHS = 3
 
 # A run of each kind: shuffled with a schedule, and paper A's, whose states persist.
@@ -98,21 +96,6 @@ def whole(compiled, train, tmp_path_factory):
     """The runs nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     return {rule: train(rule, folder / rule) for rule in RULES}
-
-
-def without_times(history):
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
-
-
-def assert_identical(run, other):
-    """Metrics and all arrays (parameters, optimizer, states), bit by bit."""
-    assert without_times(run.history) == without_times(other.history)
-    leaves, others = (
-        jax.tree.leaves(eqx.filter(r.state, eqx.is_array)) for r in (run, other)
-    )
-    assert len(leaves) == len(others)
-    for leaf, its in zip(leaves, others, strict=True):
-        np.testing.assert_array_equal(leaf, its)
 
 
 MOMENTS = {
@@ -214,7 +197,8 @@ def result_of(words):
     with contextlib.redirect_stdout(printed):
         assert cli.main(words) == 0
     result = json.loads(printed.getvalue())
-    return {k: v for k, v in result.items() if k not in {"run", *TIMES}}
+    del result["run"]
+    return without_times(result)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +226,20 @@ def test_the_program(file, wait, command, compiled, tmp_path):
         again = ["train", "--resume", "run", "--json"]
     assert result_of(again) == result
     assert_identical(ep.load("run"), ep.load(whole))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_press_while_libraries_are_loaded(number):
+    """Fails if the first second of the program ends in a traceback."""
+    words = [sys.executable, "-X", "importtime", "-m", "eqprop.cli", "info"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "jax" in line:
+            break
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in message
+    assert "interrupted: stopped before anything was done" in message

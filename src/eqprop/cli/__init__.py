@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from . import _commands, _compare, _reproduce, _train, _verify
@@ -31,7 +32,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     _check_streams()
-    with Heard():
+    with Heard(), warnings.catch_warnings():
+        _show_warnings()
         status = _guarded(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None and status:
         # Libraries stopped in the middle of their work complain, or crash, while they
@@ -39,6 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _show_warnings() -> None:
+    """What is told of a run is a line for the user, not one of a program."""
+    from ..runs import RunWarning
+
+    others = warnings.showwarning
+
+    def show(message, category, *place):
+        if issubclass(category, RunWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *place)
+
+    warnings.simplefilter("always", RunWarning)
+    warnings.showwarning = show
 
 
 def _guarded(argv: list[str]) -> int:

@@ -24,6 +24,7 @@ from ._console import (
 from ._progress import Progress
 
 FEW_SETTLED = 0.5
+SOME_OSCILLATE = 0.05
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
 _NAMED = tyro.conf.arg(name="estimator")
 
@@ -40,7 +41,8 @@ class TrainOptions:
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes no options but --epochs, --json"""
+    """go on with the run in this directory; takes no options but --epochs, --system,
+    --json"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -53,6 +55,8 @@ class ResumeOptions:
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -84,9 +88,8 @@ def main(argv: list[str]) -> int:
         )
     if options.system is not None:
         name = options.system.rpartition(":")[2]
-    path = options.run or runs.default_path(name)
-    with _naming(path), prints_aside(), Progress() as progress:
-        run = runs.train(options.config, run=path, observer=progress)
+    with _naming(), prints_aside(), Progress() as progress:
+        run = runs.train(options.config, run=options.run, name=name, observer=progress)
     return _finish(run, options.json)
 
 
@@ -97,26 +100,29 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs and --json may be given",
+                "--epochs, --system and --json may be given",
                 file=sys.stderr,
             )
         raise
-    with _naming(options.resume), prints_aside(), Progress() as progress:
-        run = runs.resume(options.resume, epochs=options.epochs, observer=progress)
+    with _naming(), prints_aside(), Progress() as progress:
+        run = runs.resume(
+            options.resume,
+            epochs=options.epochs,
+            system=options.system,
+            observer=progress,
+        )
     return _finish(run, options.json)
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+def _naming() -> Iterator[None]:
+    """A Ctrl-C before there is a run says so."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
-            f"stopped at once; what was saved is in {path}. Go on with: eqprop train "
-            f"--resume {path}"
-            if runs.RunDirectory(path).config_file.exists()
-            else "stopped before anything was trained; nothing was saved. Start again"
+            str(stop)
+            or "stopped before anything was trained; nothing was saved. Start again"
         ) from None
 
 
@@ -164,7 +170,18 @@ def _finish(run: runs.Run, json: bool) -> int:
         f"{100 * last['settled']:.1f} % of the examples settled, after "
         f"{last['steps']:.1f} steps on average"
     )
-    if last["settled"] < FEW_SETTLED:
+    if last["masked"]:
+        print(
+            f"note: {last['masked']} examples of the last epoch did not settle and "
+            "were left out of the gradient"
+        )
+    if last["oscillating"] > SOME_OSCILLATE:
+        print(
+            f"note: {percent(last['oscillating'])} of the examples swing with period "
+            "2, as with steps that are too large: a smaller --estimator.free.dt, or "
+            "--dt auto, damps them"
+        )
+    elif last["settled"] < FEW_SETTLED:
         print(
             f"note: the mean residual is {last['residual']:.2g}; a longer free phase "
             "(--estimator.free.steps) or persistent states (--persistent) lower it"

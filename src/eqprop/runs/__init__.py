@@ -4,6 +4,7 @@ Last stage before the command line: config → problem → loop → directory �
 """
 
 from ._compare import compare as compare, Comparison as Comparison
+from ._checkpoints import RunWarning as RunWarning
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
 from ._problem import load_user_model as load_user_model, Problem as Problem

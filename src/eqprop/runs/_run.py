@@ -16,8 +16,10 @@ from ..relaxations import AbstractRelaxation, relax
 from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, TrainState
+from ..training._step_size import with_dt
 from ._directory import RunDirectory
 from ._problem import Problem
+from ._saved import restore
 
 PREDICT_BATCH = 500
 
@@ -35,23 +37,33 @@ class Run:
     state: TrainState
 
 
-def load(run: str | Path) -> Run:
-    """Load a run directory, with the parameters of its newest checkpoint."""
-    from ._train import _model_copy, _start, restore
+def load(run: str | Path, *, best: bool = False, system: str | None = None) -> Run:
+    """Load a run directory, with the parameters of its newest checkpoint.
+
+    **Arguments:**
+
+    - `best`: those of the best epoch instead: of the lowest validation error, or
+      training error where nothing was held out for validation.
+    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
+      only if it is named here and is the one that the run was trained with.
+
+    **Raises:** `ValueError` where the data, the model, the configuration or eqprop
+    itself are not those of the run, with the difference.  A damaged checkpoint brings
+    a warning, and the one before it is used.
+    """
+    from ._train import _start
 
     directory = RunDirectory(Path(run))
     config = directory.config()
-    try:
-        problem = Problem.build(config, _model_copy(directory))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the data or the model of the run {directory.path} are gone: {error}"
-        ) from error
+    problem = directory.problem(config, system)
     _, like = _start(config, problem)
-    state, _ = restore(directory, like)
-    history = directory.history(int(state.epoch))
+    checkpoints = directory.checkpoints
+    found = checkpoints.best() if best else checkpoints.newest()
+    saved = restore(found, config, like, directory.path)
+    state = saved.state
     return Run(
-        directory.path, config, state.system, state.cost, history, problem, state
+        *(directory.path, config, state.system, state.cost),
+        *(saved.history, problem, state),
     )
 
 
@@ -79,7 +91,7 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
     _check_inputs(run, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
     particles = run.state.particles.get(split)
-    free = run.config.estimator.free
+    free = _free(run)
     found, _ = training.evaluate(run.system, run.cost, free, x, y, particles)
     if particles is not None:
         cold, _ = training.evaluate(run.system, run.cost, free, x, y)
@@ -101,8 +113,13 @@ def predict(run: Run, x: Any) -> np.ndarray:
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
-        outputs.append(_outputs(run.system, run.cost, batch, run.config.estimator.free))
+        outputs.append(_outputs(run.system, run.cost, batch, _free(run)))
     return np.concatenate([np.asarray(output) for output in outputs])[:count]
+
+
+def _free(run: Run) -> AbstractRelaxation:
+    """The free phase, with the step size of the last epoch where that follows."""
+    return with_dt(run.config.estimator, run.state.dt).free
 
 
 @eqx.filter_jit
