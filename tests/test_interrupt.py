@@ -52,14 +52,14 @@ RULES = {
 class Press(ep.Observer):
     """Presses Ctrl-C once an epoch has come to a step, `times` times at once."""
 
-    def __init__(self, epoch, step, times=1):
-        self.moment, self.times = (epoch, step), times
+    def __init__(self, epoch, step, times=1, number=signal.SIGINT):
+        self.moment, self.times, self.number = (epoch, step), times, number
 
     def on_chunk(self, state, record):
         if (record["epoch"], record["step"]) >= self.moment:
             while self.times > 0:
                 self.times -= 1
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self.number)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,14 @@ def test_going_on_is_as_if_it_had_never_stopped(train, whole, rule, tmp_path):
         assert signal.getsignal(signal.SIGINT) is before
     assert_identical(ep.resume(path), whole[rule])
     assert_identical(ep.load(path), whole[rule])
+
+
+def test_the_end_that_a_batch_system_announces(train, whole, tmp_path):
+    """Fails if SIGTERM ends a run without saving what it has done."""
+    path = tmp_path / "run"
+    with pytest.raises(ep.TrainingInterrupted, match="everything is saved"):
+        train("cold", path, Press(*MOMENTS["last epoch"], number=signal.SIGTERM))
+    assert_identical(ep.resume(path), whole["cold"])
 
 
 def test_what_is_saved_at_a_stop_can_be_used(train, tmp_path):

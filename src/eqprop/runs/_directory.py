@@ -191,8 +191,23 @@ class RunDirectory:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with (
+            self.keeping(self.metrics_file),
+            self.metrics_file.open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(plain(record)) + "\n")
+
+    @contextlib.contextmanager
+    def keeping(self, file: Path) -> Iterator[None]:
+        """A file that cannot be written ends a run; it says which, and how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write {file}: {error.strerror or error}; what was saved "
+                f"before is kept. Go on later with: eqprop train --resume {self.path}",
+            ) from error
 
     def history(self, epochs: int | None = None) -> list[dict[str, Any]]:
         """The records of the first `epochs` epochs (all where `None`)."""

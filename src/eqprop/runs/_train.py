@@ -186,7 +186,8 @@ def _run(
                 raise
             kept = f"The last good checkpoint is kept in {directory.path}."
             raise TrainingDiverged(f"{stop} {kept}") from None
-    draw(directory.path, history, state.system, state.cost, problem.image_shape)
+    with directory.keeping(directory.path / "curves.png"):
+        draw(directory.path, history, state.system, state.cost, problem.image_shape)
     return Run(
         directory.path, config, state.system, state.cost, history, problem, state
     )

@@ -142,8 +142,8 @@ def _cost_not_finite(
     k = int(np.argmax(np.where(np.isfinite(costs), np.abs(costs), np.inf)))
     return TrainingDiverged(
         f"the cost is {costs[k]:.3g} for {examples.name(k)} in {examples.where} "
-        f"although its free phase is finite ({_largest(found.state, k)}); check the cost and "
-        "the targets, or use a smaller optimizer.lr."
+        f"although its free phase is finite ({_largest(found.state, k)}); check the "
+        "cost and the targets, or use a smaller optimizer.lr."
     )
 
 
