@@ -60,7 +60,7 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path):
     draw = np.random.default_rng(0)
     found = 0
     for file in sorted(p for p in sound.rglob("*") if p.stat().st_size and p.is_file()):
-        for place in draw.integers(0, 2**20, size=2):
+        for place in draw.integers(0, 2**20, size=1):
             shutil.rmtree(kept.folder)
             shutil.copytree(sound, kept.folder)
             flip(kept.folder / file.relative_to(sound), int(place))
@@ -72,7 +72,7 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path):
             for name, array in ARRAYS.items():
                 assert arrays[name].dtype == array.dtype
                 np.testing.assert_array_equal(arrays[name], array)
-    assert found > 5
+    assert found > 2
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

@@ -281,7 +281,14 @@ def test_same_seed_same_bits(x, y):
     """Fails if anything but the seed decides: two runs, every array and number."""
     np.savez("own.npz", x=x, y=y)
     runs = [
-        ep.train("digits", run=name, data="own.npz", epochs=2, persistent=True)
+        ep.train(
+            "digits",
+            run=name,
+            data="own.npz",
+            model=ep.Hopfield(hidden=(6,), output="linear"),
+            epochs=2,
+            persistent=True,
+        )
         for name in "ab"
     ]
     for own, its in zip(*map(_arrays, runs), strict=True):
