@@ -12,7 +12,7 @@ import pytest
 
 import eqprop as ep
 from eqprop import cli
-from eqprop.training import AbstractWriter, WRITERS, Writers
+from eqprop.training import AbstractWriter, RunWarning, WRITERS, Writers
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_writer_that_fails(own, monkeypatch, compiled):
     monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
     monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))
     alone = train("alone", own)
-    with pytest.warns(RuntimeWarning, match="failing") as caught:
+    with pytest.warns(RunWarning, match="failing") as caught:
         run = train("run", own, writers=["failing", "kept"])
     (warning,) = caught
     assert "No space left" in str(warning.message)
@@ -148,7 +148,7 @@ def test_a_writer_that_fails_at_either_end(moment, monkeypatch):
     monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
     monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))
     monkeypatch.setattr(Failing, "moment", moment)
-    with pytest.warns(RuntimeWarning, match="failing") as caught:
+    with pytest.warns(RunWarning, match="failing") as caught:
         drive(["failing", "kept"])
     assert len(caught) == 1
     assert Kept.made.epochs == [1, 2, 3]

@@ -34,9 +34,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     _check_streams()
-    if arguments is None:
-        warnings.showwarning = _warn
-    with Heard():
+    with Heard(), warnings.catch_warnings():
+        _show_warnings()
         status = _guarded(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None and status:
         # Libraries stopped in the middle of their work complain, or crash, while they
@@ -44,6 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _show_warnings() -> None:
+    """What is told of a run is a line for the user, not one of a program."""
+    from ..runs import RunWarning
+
+    others = warnings.showwarning
+
+    def show(message, category, *place):
+        if issubclass(category, RunWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *place)
+
+    warnings.simplefilter("always", RunWarning)
+    warnings.showwarning = show
 
 
 def _guarded(argv: list[str]) -> int:
@@ -92,11 +107,6 @@ def _check_streams() -> None:
             stream.reconfigure(errors="replace")
     for library in ("absl", "matplotlib"):  # what they find wrong reaches us as errors
         logging.getLogger(library).setLevel(logging.CRITICAL)
-
-
-def _warn(message, category, filename, lineno, file=None, line=None) -> None:
-    """A warning is a sentence for the user; where it was raised is nobody's concern."""
-    print(f"warning: {message}", file=file or sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -27,6 +27,11 @@ class EvalOptions(Computing):
     """run directory"""
     data: Path | None = None
     """FILE.npz with arrays x and y (default: the run's own test set)"""
+    best: Flag = False
+    """the parameters of the best epoch (by validation, else training error), not the
+    last"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -41,6 +46,11 @@ class PredictOptions(Computing):
     """FILE.npz with an array x"""
     out: Path | None = None
     """FILE.npz to write (default: the input's name with -predictions)"""
+    best: Flag = False
+    """the parameters of the best epoch (by validation, else training error), not the
+    last"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -58,7 +68,7 @@ def evaluate(argv: list[str]) -> int:
     options = parse(EvalOptions, "eval", argv)
     start(options)
     with prints_aside():
-        run = runs.load(options.run)
+        run = runs.load(options.run, best=options.best, system=options.system)
         if options.data is None:
             found = runs.evaluate(run)
         else:
@@ -91,7 +101,7 @@ def predict(argv: list[str]) -> int:
     options = parse(PredictOptions, "predict", argv)
     start(options)
     with prints_aside():
-        run = runs.load(options.run)
+        run = runs.load(options.run, best=options.best, system=options.system)
         x, y = data.read_inputs(options.data, flatten=run.config.flatten)
         name = f"{options.data.stem}-predictions.npz"
         out = options.out or options.data.with_name(name)

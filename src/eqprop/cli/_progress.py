@@ -1,9 +1,7 @@
 """The live progress bar of a training run; silent where nobody is watching."""
 
-from pathlib import Path
 from typing import Any
 
-from ..runs import read_precision
 from ..training import Observer
 from ._console import percent
 
@@ -18,9 +16,6 @@ def rounding_in_words(found: dict[str, Any]) -> str:
 
 class Progress(Observer):
     """A bar over all epochs on standard error, if that is a terminal."""
-
-    def __init__(self, run: Path | None = None) -> None:
-        self._run = run
 
     def __enter__(self) -> "Progress":
         from rich.console import Console
@@ -47,9 +42,6 @@ class Progress(Observer):
     def on_start(self, trainer, state, epochs):
         self._trainer, self._epochs = trainer, epochs
         self._bar.update(self._task, total=epochs * trainer.steps)
-        rounding = None if self._run is None else read_precision(self._run)
-        if rounding is not None:
-            self._bar.console.print(rounding_in_words(rounding), highlight=False)
 
     def on_chunk(self, state, record: dict[str, Any]):
         done = (record["epoch"] - 1) * self._trainer.steps + record["step"]

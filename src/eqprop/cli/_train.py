@@ -26,6 +26,7 @@ from ._seeds import finish_seeds
 from ._progress import Progress, rounding_in_words
 
 FEW_SETTLED = 0.5
+SOME_OSCILLATE = 0.05
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
 _NAMED = tyro.conf.arg(name="estimator")
 
@@ -44,8 +45,8 @@ class TrainOptions(Computing):
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes only --epochs, --writers, --platform
-    and --json"""
+    """go on with the run in this directory; takes only --epochs, --system, --writers,
+    --platform and --json"""
     writers: str = ""
     """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     json: Flag = False
@@ -60,6 +61,8 @@ class ResumeOptions(Computing):
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
     writers: str = ""
     """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     json: Flag = False
@@ -93,12 +96,17 @@ def main(argv: list[str]) -> int:
         )
     if options.system is not None:
         name = options.system.rpartition(":")[2]
-    path = options.run or runs.default_path(name)
     writers = split_words(options.writers)
     if options.seeds != 1:
         return _train_seeds(options, name, writers)
-    with _naming(path), prints_aside(), Progress(path) as progress:
-        run = runs.train(options.config, run=path, observer=progress, writers=writers)
+    with _naming(), prints_aside(), Progress() as progress:
+        run = runs.train(
+            options.config,
+            run=options.run,
+            name=name,
+            observer=progress,
+            writers=writers,
+        )
     return _finish(run, options.json)
 
 
@@ -109,33 +117,37 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs, --writers, --platform and --json may be given",
+                "--epochs, --system, --writers, --platform and --json may be given",
                 file=sys.stderr,
             )
         raise
     start(options)
-    writers = split_words(options.writers)
+    shared = {"system": options.system, "writers": split_words(options.writers)}
     if runs.holds_seeds(options.resume):
         if options.epochs is not None:
             raise ValueError(
                 f"--epochs {options.epochs}: {options.resume} holds several seeds, "
                 "which all train as planned; give it to one of them"
             )
-        with _naming(options.resume), prints_aside(), _each_seed() as watch:
-            found = runs.resume_seeds(options.resume, observer=watch, writers=writers)
+        with _naming(), prints_aside(), _each_seed() as watch:
+            found = runs.resume_seeds(options.resume, observer=watch, **shared)
         return finish_seeds(found, options.json)
-    with _naming(options.resume), prints_aside(), Progress() as progress:
+    with _naming(), prints_aside(), Progress() as progress:
         run = runs.resume(
-            options.resume, epochs=options.epochs, observer=progress, writers=writers
+            options.resume, epochs=options.epochs, observer=progress, **shared
         )
     return _finish(run, options.json)
 
 
 def _train_seeds(options: TrainOptions, name: str, writers: list[str]) -> int:
-    path = options.run or runs.default_path(f"{name}-seeds")
-    with _naming(path), prints_aside(), _each_seed() as watch:
+    with _naming(), prints_aside(), _each_seed() as watch:
         found = runs.train_seeds(
-            options.config, options.seeds, run=path, observer=watch, writers=writers
+            options.config,
+            options.seeds,
+            run=options.run,
+            name=name,
+            observer=watch,
+            writers=writers,
         )
     return finish_seeds(found, options.json)
 
@@ -146,23 +158,22 @@ def _each_seed() -> Iterator[Callable[[Path], Progress]]:
     with contextlib.ExitStack() as shown:
 
         def watch(run: Path) -> Progress:
+            del run
             shown.pop_all().close()
-            return shown.enter_context(Progress(run))
+            return shown.enter_context(Progress())
 
         yield watch
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+def _naming() -> Iterator[None]:
+    """A Ctrl-C before there is a run says so."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
-            f"stopped at once; what was saved is in {path}. Go on with: eqprop train "
-            f"--resume {path}"
-            if runs.RunDirectory(path).config_file.exists() or runs.holds_seeds(path)
-            else "stopped before anything was trained; nothing was saved. Start again"
+            str(stop)
+            or "stopped before anything was trained; nothing was saved. Start again"
         ) from None
 
 
@@ -213,7 +224,18 @@ def _finish(run: runs.Run, json: bool) -> int:
         f"{100 * last['settled']:.1f} % of the examples settled, after "
         f"{last['steps']:.1f} steps on average"
     )
-    if last["settled"] < FEW_SETTLED:
+    if last["masked"]:
+        print(
+            f"note: {last['masked']} examples of the last epoch did not settle and "
+            "were left out of the gradient"
+        )
+    if last["oscillating"] > SOME_OSCILLATE:
+        print(
+            f"note: {percent(last['oscillating'])} of the examples swing with period "
+            "2, as with steps that are too large: a smaller --estimator.free.dt, or "
+            "--dt auto, damps them"
+        )
+    elif last["settled"] < FEW_SETTLED:
         print(
             f"note: the mean residual is {last['residual']:.2g}; a longer free phase "
             "(--estimator.free.steps) or persistent states (--persistent) lower it"

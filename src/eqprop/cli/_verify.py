@@ -50,6 +50,8 @@ class VerifyOptions(Computing):
     """length of the processes; default: until the error has decayed"""
     examples: int = 8
     """training examples used"""
+    system: str | None = None
+    """FILE.py:NAME of a run's own model, which is executed only if named here"""
     estimator: Rule | None = None  # type: ignore[valid-type]
     """a learning rule that is held to its promise too; default: the configured one"""
     precision: Precision | None = None
@@ -77,6 +79,8 @@ class TuneOptions(Computing):
     """centered, one-sided or random-sign; default: as configured, else centered"""
     examples: int = 16
     """training examples used"""
+    system: str | None = None
+    """FILE.py:NAME of a run's own model, which is executed only if named here"""
     out: Path | None = None
     """folder of figure and numbers (default: RUN/tune, or runs/tune-FILE-NAME)"""
     json: Flag = False
@@ -101,7 +105,7 @@ def verify(argv: list[str]) -> int:
     options = parse(VerifyOptions, "verify", argv)
     start(options, quickly=True)
     with prints_aside(), working(f"verifying {options.target}"):
-        target = find_target(options.target, "verify")
+        target = find_target(options.target, "verify", options.system)
         configured, name = target.estimator, "as configured"
         if options.estimator is not None:
             like = configured or recipes.recipe("custom").config.estimator
@@ -160,7 +164,7 @@ def tune(argv: list[str]) -> int:
     options = parse(TuneOptions, "tune", argv)
     start(options, quickly=True)
     with prints_aside(), working(f"tuning {options.target}"):
-        target = find_target(options.target, "tune")
+        target = find_target(options.target, "tune", options.system)
         rule = target.estimator
         if not isinstance(rule, EquilibriumPropagation):
             rule = None
@@ -193,20 +197,25 @@ def _first(tree: Any, count: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 
-def find_target(text: str, job: str) -> Target:
+def find_target(text: str, job: str, model: str | None = None) -> Target:
     """A recipe by name, a run by directory, or a model by FILE.py:NAME."""
-    if ".py" in text:
+    if ".py" in text and model is None:
         system, cost, x, y = runs.load_user_model(text)
         name = text.rpartition(":")[2]
         file = Path(text.rpartition(":")[0]).stem
         folder = Path("runs") / f"{job}-{file}-{name}"
         return Target(name, system, cost, x, y, None, folder)
     if (Path(text) / "config.json").exists():
-        run = runs.load(text)
+        run = runs.load(text, system=model)
         x, y = run.problem.train
         return Target(
             run.path.name,
             *(run.system, run.cost, x, y, run.config.estimator, run.path / job),
+        )
+    if model is not None:
+        raise ValueError(
+            f"--system names the model of a run, and {text} is none; give the "
+            "model itself as the target: FILE.py:NAME"
         )
     if Path(text).exists():
         raise ValueError(

@@ -9,6 +9,7 @@ from ._bench import (
     ROUNDS as ROUNDS,
 )
 from ._compare import compare as compare, Comparison as Comparison
+from ..training import RunWarning as RunWarning
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
 from ._export import export as export

@@ -94,7 +94,7 @@ def export(
             f"the network of {run} is a program, {name}, which is executed only if it "
             "is named: --system FILE.py:NAME"
         )
-    loaded = load(run)
+    loaded = load(run, system=system)
     arrays = named_arrays(loaded)
     description = described(loaded, arrays)
     folder = Path(folder)

@@ -9,14 +9,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from .. import data
 from ..data import _splits
+from ..relaxations import initial_state
 from ..systems import AbstractSystem, _check, has_total_energy
 from ..training import Config, Examples, UserModel
+
+
+STARTS = 100
+"""examples of a user's model whose start is tried before anything is trained"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +40,10 @@ class Problem:
     """why there are no examples, of a network that was built without them"""
 
     @classmethod
-    def build(cls, config: Config, model_file: Path | None = None) -> "Problem":
-        """Load the data, make the system; `model_file` replaces the user's file."""
+    def build(cls, config: Config, model: str | None = None) -> "Problem":
+        """Load the data and make the system; `model` replaces config.model.path."""
         if isinstance(config.model, UserModel):
-            return cls._of_user(config, config.model, model_file)
+            return cls._of_user(config, model or config.model.path)
         if config.data is None:
             raise ValueError("data is None; name a data set, e.g. digits")
         dataset = _load(config)
@@ -45,6 +51,21 @@ class Problem:
         key, _ = config.keys()
         system, cost = config.model.build(dataset.input_shape, dataset.target_size, key)
         return cls._of(dataset, system, cost)
+
+    def check_start(self, where: str) -> None:
+        """A model whose states cannot even start is a mistake of the model."""
+        x = jax.tree.map(lambda leaf: leaf[:STARTS], self.train[0])
+        state = initial_state(self.system, x, None)
+        velocity = _velocities(self.system, x, state)
+        wrong = np.zeros(len(jax.tree.leaves(x)[0]), bool)
+        for leaf in jax.tree.leaves(velocity):
+            wrong |= ~np.isfinite(leaf).reshape(len(wrong), -1).all(1)
+        if wrong.any():
+            raise ValueError(
+                f"{where}: its velocity is not finite in the state that example "
+                f"{int(wrong.argmax())} starts from: look for a logarithm, a root or "
+                "a division there, or start it elsewhere (init_state)"
+            )
 
     @classmethod
     def without_data(
@@ -94,10 +115,8 @@ class Problem:
         return found
 
     @classmethod
-    def _of_user(
-        cls, config: Config, model: UserModel, model_file: Path | None
-    ) -> "Problem":
-        system, cost, x, y = load_user_model(model.path, model_file)
+    def _of_user(cls, config: Config, path: str) -> "Problem":
+        system, cost, x, y = load_user_model(path)
         if config.data is not None:
             return cls._of(_load(config), system, cost)
         train, validation, test = _split(x, y, config)
@@ -121,6 +140,11 @@ class Problem:
         )
 
 
+@eqx.filter_jit
+def _velocities(system: AbstractSystem, x: PyTree, state: PyTree) -> PyTree:
+    return jax.vmap(system.velocity)(x, state)
+
+
 def split_path(path: str) -> tuple[Path, str]:
     """FILE.py and NAME of `FILE.py:NAME`."""
     file, colon, name = path.rpartition(":")
@@ -132,19 +156,17 @@ def split_path(path: str) -> tuple[Path, str]:
     return Path(file), name
 
 
-def load_user_model(path: str, copy: Path | None = None) -> tuple:
+def load_user_model(path: str) -> tuple:
     """Call the function that `FILE.py:NAME` names; return (system, cost, x, y).
 
-    `copy` is read in place of the file, for a run that holds a copy of it; modules
-    next to the file are importable either way.
+    Modules next to the file are importable.
     """
-    file, name = split_path(path)
-    source = copy if copy is not None else file
+    source, name = split_path(path)
     if not source.is_file():
         raise FileNotFoundError(
             f"there is no file {source}; a model is named FILE.py:NAME"
         )
-    module = _execute(source, file.parent)
+    module = _execute(source)
     function = getattr(module, name, None)
     if not callable(function):
         known = [
@@ -195,7 +217,8 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _execute(source: Path, folder: Path) -> Any:
+def _execute(source: Path) -> Any:
+    folder = source.parent
     name = f"eqprop_user_{source.stem}"
     spec = importlib.util.spec_from_file_location(name, source)
     assert spec is not None

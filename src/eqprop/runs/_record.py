@@ -44,7 +44,7 @@ def record_of(
     verification, figures = _verification(path / "verify", missing)
     network: dict[str, Any] = {}
     if (reason := _unloadable(config, examples, system)) is None:
-        network = _network(path, missing)
+        network = _network(path, missing, system)
     else:
         missing.append(reason)
     return Record(
@@ -71,10 +71,10 @@ def _unloadable(config: Config, examples: bool, system: str | None) -> str | Non
     return None
 
 
-def _network(path: Path, missing: list[str]) -> dict[str, Any]:
+def _network(path: Path, missing: list[str], system: str | None) -> dict[str, Any]:
     """Weights and outcome of the newest checkpoint, as far as they can be had."""
     try:
-        run = load(path)
+        run = load(path, system=system)
     except (OSError, ValueError) as error:
         missing.append(f"weights and single examples: {error}")
         return {}

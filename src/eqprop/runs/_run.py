@@ -17,9 +17,12 @@ from ..relaxations import AbstractRelaxation, relax
 from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, TrainState
+from ..training._step_size import with_dt
+from ._checkpoints import Checkpoint
 from ._directory import RunDirectory
 from ._environment import read_environment
 from ._problem import Problem
+from ._saved import restore
 
 PREDICT_BATCH = 500
 
@@ -38,38 +41,54 @@ class Run:
     """`None` where the data are gone, to which a part of it belongs"""
 
 
-def load(run: str | Path) -> Run:
+def load(run: str | Path, *, best: bool = False, system: str | None = None) -> Run:
     """Load a run directory, with the parameters of its newest checkpoint.
 
     Where the data of a network of ours are gone, it is loaded without examples: it
     predicts, and `evaluate` needs x and y.
+
+    **Arguments:**
+
+    - `best`: those of the best epoch instead: of the lowest validation error, or
+      training error where nothing was held out for validation.
+    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
+      only if it is named here and is the one that the run was trained with.
+
+    **Raises:** `ValueError` where the data, the model, the configuration or eqprop
+    itself are not those of the run, with the difference.  A damaged checkpoint brings
+    a warning, and the one before it is used.
     """
-    from ._train import _model_copy, _start, restore
+    from ._train import _start
 
     directory = RunDirectory(Path(run))
     config = directory.config()
+    checkpoints = directory.checkpoints
     try:
-        problem = Problem.build(config, _model_copy(directory))
-    except FileNotFoundError as error:
-        gone = FileNotFoundError(
-            f"the data or the model of the run {directory.path} are gone: {error}"
-        )
-        return _without_data(directory, config, gone)
+        problem = directory.problem(config, system)
+    except FileNotFoundError as gone:
+        found = checkpoints.best() if best else checkpoints.newest()
+        return _without_data(directory, config, gone, found)
     _, like = _start(config, problem)
-    state, _ = restore(directory, like)
-    history = directory.history(int(state.epoch))
+    checkpoints = directory.checkpoints
+    found = checkpoints.best() if best else checkpoints.newest()
+    saved = restore(found, config, like, directory.path)
+    state = saved.state
     return Run(
-        directory.path, config, state.system, state.cost, history, problem, state
+        *(directory.path, config, state.system, state.cost),
+        *(saved.history, problem, state),
     )
 
 
 def _without_data(
-    directory: RunDirectory, config: Config, gone: FileNotFoundError
+    directory: RunDirectory,
+    config: Config,
+    gone: FileNotFoundError,
+    checkpoint: Checkpoint,
 ) -> Run:
     facts = read_environment(directory).get("data")
     known = facts if isinstance(facts, dict) else {}
     problem = Problem.without_data(config, known, gone)
-    arrays = directory.arrays()
+    arrays = checkpoint.arrays
     model = {"system": problem.system, "cost": problem.cost}
 
     def saved(path, leaf):
@@ -114,7 +133,7 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
     _check_inputs(run, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
     particles = None if run.state is None else run.state.particles.get(split)
-    problem = (run.system, run.cost, run.config.estimator.free, x, y)
+    problem = (run.system, run.cost, _free(run), x, y)
     precision = run.config.precision
     found, _ = training.evaluate(*problem, particles, precision)
     if particles is not None:
@@ -142,13 +161,20 @@ def settle_each(run: Run, x: Any) -> dict[str, np.ndarray]:
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
-        free, precision = run.config.estimator.free, run.config.precision
-        settled = _settled(run.system, run.cost, batch, free, precision)
+        settled = _settled(
+            run.system, run.cost, batch, _free(run), run.config.precision
+        )
         found.append(jax.tree.map(np.asarray, settled))
     return {
         name: np.concatenate([part[name] for part in found])[:count]
         for name in found[0]
     }
+
+
+def _free(run: Run) -> AbstractRelaxation:
+    """The free phase, with the step size of the last epoch where that follows."""
+    dt = None if run.state is None else run.state.dt
+    return with_dt(run.config.estimator, dt).free
 
 
 @eqx.filter_jit

@@ -30,6 +30,7 @@ from ..training import (
     config_to_json,
     Observer,
     TrainingDiverged,
+    UserModel,
 )
 from ._directory import RunDirectory
 from ._problem import Problem
@@ -70,6 +71,7 @@ def train_seeds(
     seeds: int,
     *,
     run: str | Path | None = None,
+    name: str | None = None,
     observer: Callable[[Path], Observer] | None = None,
     writers: Sequence[str] = (),
     **overrides: Any,
@@ -81,7 +83,8 @@ def train_seeds(
 
     **Arguments:**
 
-    - `run`: the directory; `runs/RECIPE-seeds-TIME` where `None`.
+    - `run`: the directory; `runs/NAME-seeds-TIME` where `None`.
+    - `name`: of that directory; the recipe's where `None`.
     - `observer`: makes the observer of the run in a directory.
     - `writers`: as of `train`, of every run.
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
@@ -91,26 +94,20 @@ def train_seeds(
     """
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds is {seeds!r}; give a whole number ≥ 1, e.g. 5")
-    name = config if isinstance(config, str) else "run"
+    name = name or (config if isinstance(config, str) else "run")
     if isinstance(config, str):
         config = recipes.recipe(config).config
     config = _with_whole_paths(dataclasses.replace(config, **overrides))
-    path = default_path(f"{name}-seeds") if run is None else Path(run)
-    if (path / "config.json").exists():
-        raise ValueError(
-            f"{path} holds a run of one seed; choose another directory with --run DIR"
-        )
-    plan = {"seeds": seeds, "config": config_to_json(config)}
-    plan = json.loads(json.dumps(plan))
-    if (path / FILE).exists() and _plan(path) != plan:
-        raise ValueError(
-            f"{path} holds seeds of another configuration; choose another directory "
-            f"with --run DIR, or go on with them: eqprop train --resume {path}"
-        )
+    plan = json.loads(json.dumps({"seeds": seeds, "config": config_to_json(config)}))
+    if run is not None:
+        _check_place(Path(run), plan)
     _start(config, Problem.build(config))  # refused before anything is made
+    path = default_path(f"{name}-seeds") if run is None else Path(run)
     path.mkdir(parents=True, exist_ok=True)
     _write(path, plan, [])
-    return _train(config, plan, path, observer, writers)
+    system = config.model.path if isinstance(config.model, UserModel) else None
+    shared = {"writers": writers, "system": system}
+    return _train(config, plan, path, observer, shared)
 
 
 def resume_seeds(
@@ -118,11 +115,36 @@ def resume_seeds(
     *,
     observer: Callable[[Path], Observer] | None = None,
     writers: Sequence[str] = (),
+    system: str | None = None,
 ) -> Seeds:
-    """Go on with the seeds of a directory that `train_seeds` made."""
+    """Go on with the seeds of a directory that `train_seeds` made.
+
+    `system` names FILE.py:NAME again for a model of the user's own, as in `resume`.
+    """
     plan = _plan(Path(run))
     config = config_from_json(plan["config"])
-    return _train(config, plan, Path(run), observer, writers)
+    if isinstance(config.model, UserModel):
+        if system is None:
+            raise ValueError(
+                f"the runs in {run} are of a model of your own, {config.model.path}, "
+                "which is executed only if it is named again: --system FILE.py:NAME"
+            )
+        config = dataclasses.replace(config, model=UserModel(system))
+    shared = {"writers": writers, "system": system}
+    return _train(config, plan, Path(run), observer, shared)
+
+
+def _check_place(path: Path, plan: dict[str, Any]) -> None:
+    """A directory that is new, or holds these very seeds."""
+    if (path / "config.json").exists():
+        raise ValueError(
+            f"{path} holds a run of one seed; choose another directory with --run DIR"
+        )
+    if (path / FILE).exists() and _plan(path) != plan:
+        raise ValueError(
+            f"{path} holds seeds of another configuration; choose another directory "
+            f"with --run DIR, or go on with them: eqprop train --resume {path}"
+        )
 
 
 def holds_seeds(run: str | Path) -> bool:
@@ -138,13 +160,13 @@ def _plan(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path / FILE} cannot be read: {error}") from error
 
 
-def _train(config, plan, path: Path, observer, writers) -> Seeds:
+def _train(config, plan, path: Path, observer, shared) -> Seeds:
     records: list[dict[str, Any]] = []
     for seed in range(config.seed, config.seed + plan["seeds"]):
         place = path / f"seed{seed}"
         watcher = None if observer is None else observer(place)
         one = dataclasses.replace(config, seed=seed)
-        failure = _one(one, place, watcher, writers)
+        failure = _one(one, place, watcher, shared)
         history = RunDirectory(place).history()
         last = history[-1] if history else {}
         record = {"seed": seed, "run": str(place), "failure": failure}
@@ -153,14 +175,14 @@ def _train(config, plan, path: Path, observer, writers) -> Seeds:
     return Seeds(path, records)
 
 
-def _one(config, place: Path, observer, writers) -> str | None:
+def _one(config, place: Path, observer, shared) -> str | None:
     """Train, go on with, or leave the run of one seed; say how it diverged."""
     directory = RunDirectory(place)
     try:
         if not directory.config_file.exists():
-            train(config, run=place, observer=observer, writers=writers)
+            train(config, run=place, observer=observer, writers=shared["writers"])
         elif len(directory.history()) < config.epochs:
-            resume(place, observer=observer, writers=writers)
+            resume(place, observer=observer, **shared)
     except TrainingDiverged as stop:
         return str(stop)
     except TrainingInterrupted as stop:

@@ -1,18 +1,15 @@
 """`train`: a configuration in, a run directory that stands alone out."""
 
+import contextlib
 import dataclasses
 import datetime
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from .. import recipes
 from ..report import draw
@@ -29,11 +26,13 @@ from ..training import (
     UserModel,
     Writers,
 )
-from ._directory import RunDirectory
+from ._checkpoints import best_epoch
+from ._directory import plain, RunDirectory
 from ._environment import environment, session
 from ._precision import FILE as PRECISION_FILE, measure_precision
 from ._problem import Problem, split_path
 from ._run import Run
+from ._saved import identity, restore, Saved, to_arrays
 
 SAVE_SECONDS = 5.0
 
@@ -46,6 +45,7 @@ def train(
     config: Config | str,
     *,
     run: str | Path | None = None,
+    name: str | None = None,
     observer: Observer | None = None,
     writers: Sequence[str] = (),
     **overrides: Any,
@@ -54,7 +54,8 @@ def train(
 
     **Arguments:**
 
-    - `run`: the directory; `runs/RECIPE-TIME` where `None`.
+    - `run`: the directory; `runs/NAME-TIME` where `None`.
+    - `name`: of that directory; the recipe's where `None`.
     - `observer`: watches chunks and epochs, e.g. to draw a progress bar.
     - `writers`: tensorboard, wandb, trackio: they get every epoch's record too.
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
@@ -65,7 +66,7 @@ def train(
     `ValueError` and `OSError` for a request that cannot be met.
     """
     check_writers(writers)
-    name = config if isinstance(config, str) else "run"
+    name = name or (config if isinstance(config, str) else "run")
     if isinstance(config, str):
         config = recipes.recipe(config).config
     if not isinstance(config, Config):
@@ -81,19 +82,21 @@ def train(
     problem = Problem.build(config)
     with _Interrupt():
         trainer, state = _start(config, problem)
+        if isinstance(config.model, UserModel):
+            file, function = split_path(config.model.path)
+            problem.check_start(f"{function}() in {file}")
     rounding = None
     if config.precision != "float32":
         rounding = measure_precision(config, problem)
     directory = RunDirectory(default_path(name) if run is None else Path(run))
     record = environment() | {"data": problem.facts()}
-    directory.create(_with_whole_paths(config), record)
-    if isinstance(config.model, UserModel):
-        directory.keep_model(split_path(config.model.path)[0])
-    if rounding is not None:
-        directory.write_json(PRECISION_FILE, rounding)
-    written = Writers(directory.path, config_to_json(config), writers, observer)
-    with session(directory), written:
-        return _run(config, problem, trainer, state, directory, [], 0.0, written)
+    with directory.locked(make=True):
+        directory.create(_with_whole_paths(config), record, problem)
+        if rounding is not None:
+            directory.write_json(PRECISION_FILE, rounding)
+        written = Writers(directory.path, config_to_json(config), writers, observer)
+        with _naming(directory), session(directory), written:
+            return _run(config, problem, trainer, state, directory, [], 0.0, written)
 
 
 def resume(
@@ -101,13 +104,21 @@ def resume(
     *,
     observer: Observer | None = None,
     epochs: int | None = None,
+    system: str | None = None,
     writers: Sequence[str] = (),
 ) -> Run:
     """Go on with a run from its newest checkpoint, as if it had never stopped.
 
-    A run without a checkpoint, stopped too early for one, starts at the beginning.
-    `epochs` may raise (or lower) the number of epochs of the run.  With a cosine
-    schedule it may not: the rates already used would have been others.
+    The end is that of the uninterrupted run, bit for bit, on the same devices.  A run
+    without a checkpoint, stopped too early for one, starts at the beginning; a
+    damaged checkpoint is set aside with a warning, and the one before it used.
+
+    **Arguments:**
+
+    - `epochs`: raises (or lowers) the number of epochs of the run.  With a cosine
+      schedule it may not: the rates already used would have been others.
+    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
+      only if it is named here and is the one that the run was trained with.
     """
     check_writers(writers)
     directory = RunDirectory(Path(run))
@@ -119,39 +130,29 @@ def resume(
                 f"its {config.optimizer.schedule} schedule; train anew instead"
             )
         config = dataclasses.replace(config, epochs=epochs)
-    problem = Problem.build(config, _model_copy(directory))
-    with _Interrupt():
-        trainer, state = _start(config, problem)
-    seconds = 0.0
-    if directory.checkpoints():
-        state, seconds = restore(directory, state)
-    if config.epochs < int(state.epoch):
-        raise ValueError(
-            f"epochs={config.epochs}: this run has done {int(state.epoch)} already; "
-            "give at least as many"
-        )
-    directory.write_json("config.json", config_to_json(config))
-    history = directory.history(int(state.epoch))
-    directory.rewrite(history)
-    written = Writers(directory.path, config_to_json(config), writers, observer)
-    work = (config, problem, trainer, state, directory, history, seconds, written)
-    with session(directory, resumed=True), written:
-        return _run(*work)
-
-
-def restore(directory: RunDirectory, like: TrainState) -> tuple[TrainState, float]:
-    """The newest saved state, and the seconds its epoch had taken."""
-    arrays = _to_arrays(like, 0.0)
-    found = directory.restore(arrays)
-    seconds = float(found.pop("seconds"))
-    leaves, tree = jax.tree.flatten(like)
-    paths = [name for name in arrays if name != "seconds"]
-    restored = iter(found[name] for name in paths)
-    leaves = [
-        jnp.array(next(restored), copy=True) if eqx.is_array(leaf) else leaf
-        for leaf in leaves
-    ]
-    return jax.tree.unflatten(tree, leaves), seconds
+    with directory.locked(), _naming(directory):
+        directory.warn_of_other_devices(environment())
+        problem = directory.problem(config, system)
+        with _Interrupt():
+            trainer, state = _start(config, problem)
+        saved = Saved(state, [], 0.0)
+        if directory.checkpoints.numbers():
+            newest = directory.checkpoints.newest()
+            saved = restore(newest, config, state, directory.path)
+            directory.checkpoints.set_aside(newest.number)
+        if config.epochs < int(saved.state.epoch):
+            raise ValueError(
+                f"epochs={config.epochs}: this run has done {int(saved.state.epoch)} "
+                "already; give at least as many"
+            )
+        directory.write_json("config.json", config_to_json(config))
+        directory.rewrite(saved.history)
+        written = Writers(directory.path, config_to_json(config), writers, observer)
+        with session(directory, resumed=True), written:
+            return _run(
+                *(config, problem, trainer, saved.state, directory),
+                *(saved.history, saved.seconds, written),
+            )
 
 
 def _start(config: Config, problem: Problem) -> tuple[Trainer, TrainState]:
@@ -172,6 +173,8 @@ def _start(config: Config, problem: Problem) -> tuple[Trainer, TrainState]:
         persistent=config.persistent,
         shuffle=config.shuffle,
         precision=config.precision,
+        on_unsettled=config.on_unsettled,
+        dt=config.dt,
     )
     return trainer, trainer.init(problem.system, problem.cost)
 
@@ -187,7 +190,8 @@ def _run(
     observer: Observer | None,
 ) -> Run:
     with _Interrupt() as interrupt:
-        recorder = _Recorder(directory, interrupt, observer or Observer(), problem)
+        inner = observer or Observer()
+        recorder = _Recorder(config, problem, directory, history, interrupt, inner)
         try:
             state = run_epochs(
                 trainer, state, config.epochs, history, recorder, seconds
@@ -200,28 +204,44 @@ def _run(
                 raise
             kept = f"The last good checkpoint is kept in {directory.path}."
             raise TrainingDiverged(f"{stop} {kept}") from None
-    draw(directory.path, history, state.system, state.cost, problem.image_shape)
+    with directory.keeping(directory.path / "curves.png"):
+        draw(directory.path, history, state.system, state.cost, problem.image_shape)
     return Run(
         directory.path, config, state.system, state.cost, history, problem, state
     )
 
 
+@contextlib.contextmanager
+def _naming(directory: RunDirectory) -> Iterator[None]:
+    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped at once; what was saved is in {directory.path}. Go on with: "
+            f"eqprop train --resume {directory.path}"
+        ) from None
+
+
 class _Interrupt:
-    """Turns the first Ctrl-C into a flag; a second one stops at once.
+    """Turns the first Ctrl-C, or SIGTERM, into a flag; a second one stops at once.
 
     A flag that nobody has answered stops the program at the end of the block.
     """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __enter__(self) -> "_Interrupt":
         self.requested = self.answered = False
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = signal.signal(signal.SIGINT, self._note)
+            self._previous = [signal.signal(s, self._note) for s in self.SIGNALS]
         return self
 
     def __exit__(self, kind, *_) -> None:
         if self._main:
-            signal.signal(signal.SIGINT, self._previous)
+            for number, previous in zip(self.SIGNALS, self._previous, strict=True):
+                signal.signal(number, previous)
         if kind is None and self.requested and not self.answered:
             raise KeyboardInterrupt
 
@@ -236,17 +256,21 @@ class _Recorder(Observer):
 
     def __init__(
         self,
+        config: Config,
+        problem: Problem,
         directory: RunDirectory,
+        history: list[dict[str, Any]],
         interrupt: _Interrupt,
         inner: Observer,
-        problem: Problem,
     ) -> None:
-        self.directory, self.interrupt, self.inner = directory, interrupt, inner
-        self.problem = problem
+        self.config, self.problem, self.directory = config, problem, directory
+        self.history, self.interrupt, self.inner = history, interrupt, inner
         self.saved = -SAVE_SECONDS
+        self.unsaved_best: tuple[int, dict, dict] | None = None
 
     def on_start(self, trainer, state, epochs):
         self.trainer, self.steps, self.epochs = trainer, trainer.steps, epochs
+        self.identity = identity(self.config, state)
         self.inner.on_start(trainer, state, epochs)
 
     def on_chunk(self, state, record):
@@ -256,11 +280,15 @@ class _Recorder(Observer):
             self._stop(f"epoch {record['epoch']}, step {record['step']}")
 
     def on_epoch(self, state, record):
-        self.directory.append(record)
         ended = record["epoch"] == self.epochs
         stopping = self.interrupt.requested and not ended
         if ended or stopping or time.monotonic() - self.saved > SAVE_SECONDS:
             self._save(state, 0.0)
+        elif best_epoch(self.history) == record["epoch"]:
+            # Saved only if it is still the best when the next checkpoint is due.
+            self.unsaved_best = self._checkpoint(state, 0.0)
+        # After the checkpoint: what stands in the metrics need not be done again.
+        self.directory.append(record)
         self.inner.on_epoch(state, record)
         if stopping:
             self._stop(f"epoch {record['epoch']}")
@@ -268,14 +296,31 @@ class _Recorder(Observer):
     def on_failure(self, state):
         # The state before the failed step is finite, but on its way out: what an
         # epoch ended with is better, and before the first what training began with.
-        if not self.directory.checkpoints():
+        if not self.directory.checkpoints.numbers():
             fresh = self.trainer.init(self.problem.system, self.problem.cost)
             self._save(fresh, 0.0)
         self.inner.on_failure(state)
 
-    def _save(self, state: TrainState, seconds: float) -> None:
+    def _checkpoint(self, state: TrainState, seconds: float) -> tuple[int, dict, dict]:
+        """The number, the arrays and the record of a checkpoint of this state."""
+        best = best_epoch(self.history)
+        record = {
+            **self.identity,
+            "history": plain(self.history),
+            "seconds": seconds,
+            "best": None if best is None else best * self.steps,
+        }
         number = int(state.epoch) * self.steps + int(state.step)
-        self.directory.save(number, _to_arrays(state, seconds))
+        return number, to_arrays(state), record
+
+    def _save(self, state: TrainState, seconds: float) -> None:
+        checkpoint = self._checkpoint(state, seconds)
+        best = checkpoint[-1]["best"]
+        there = self.directory.checkpoints.numbers()
+        for number, arrays, record in filter(None, (self.unsaved_best, checkpoint)):
+            if number in (checkpoint[0], best) and number not in there:
+                self.directory.checkpoints.save(number, arrays, record, best)
+        self.unsaved_best = None
         self.saved = time.monotonic()
 
     def _stop(self, where: str) -> None:
@@ -283,13 +328,6 @@ class _Recorder(Observer):
             f"stopped after {where}; everything is saved in {self.directory.path}. "
             f"Go on with: eqprop train --resume {self.directory.path}"
         )
-
-
-def _to_arrays(state: TrainState, seconds: float) -> dict[str, np.ndarray]:
-    """The arrays of a state by the path that leads to them."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    return arrays | {"seconds": np.asarray(seconds)}
 
 
 def _with_whole_paths(config: Config) -> Config:
@@ -304,14 +342,20 @@ def _with_whole_paths(config: Config) -> Config:
     return config
 
 
-def _model_copy(directory: RunDirectory) -> Path | None:
-    return directory.model_file if directory.model_file.exists() else None
-
-
 def default_path(name: str) -> Path:
+    """Make a directory that no other run has: `runs/NAME-TIME`."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path, number = Path("runs") / f"{name}-{stamp}", 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{stamp}-{number}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = Path("runs") / f"{name}-{stamp}-{number}"
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"cannot make the run directory {path}: {error.strerror}; choose "
+                "another with --run DIR",
+            ) from error

@@ -9,7 +9,10 @@ from ._config import (
     config_to_json as config_to_json,
     load_config as load_config,
 )
-from ._diagnosis import TrainingDiverged as TrainingDiverged
+from ._diagnosis import (
+    RunWarning as RunWarning,
+    TrainingDiverged as TrainingDiverged,
+)
 from ._fit import (
     Fit as Fit,
     fit as fit,

@@ -24,11 +24,11 @@ from ..estimators import AbstractEstimator
 from ..relaxations._outside import hear
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..systems import AbstractSystem, batch_costs
-from ..systems._parameters import parameter_name
+from ._measures import errors_of, measure_change, weight_names as weight_names
+from ._step_size import auto_dt, with_dt
 
 CHUNK_SECONDS = 0.4
 EVALUATION_BATCH = 500
-CHANGE_EVERY = 16
 
 
 Examples = tuple[PyTree[Array], PyTree[Array]]
@@ -50,6 +50,8 @@ class TrainState(eqx.Module):
     step: Int[Array, ""]
     failed: Bool[Array, ""]
     sums: dict[str, Array]
+    dt: Float[Array, ""] | None = None
+    """step size of this epoch's Euler phases where it follows the network"""
 
 
 class Trainer(eqx.Module):
@@ -64,6 +66,8 @@ class Trainer(eqx.Module):
     persistent: bool = eqx.field(static=True)
     shuffle: bool = eqx.field(static=True)
     precision: str = eqx.field(static=True, default="float32")
+    on_unsettled: str = eqx.field(static=True, default="warn")
+    auto_dt: bool = eqx.field(static=True, default=False)
 
     @property
     def examples(self) -> int:
@@ -96,8 +100,18 @@ class Trainer(eqx.Module):
             step=jnp.array(0),
             failed=jnp.array(False),
             sums=_zero_sums(len(weight_names(system, cost))),
+            dt=self._dt(system),
         )
         return _copy(state)
+
+    def rule(self, state: TrainState) -> AbstractEstimator:
+        """The learning rule with the step size of the state."""
+        return with_dt(self.estimator, state.dt)
+
+    def _dt(self, system: AbstractSystem) -> Float[Array, ""] | None:
+        if not self.auto_dt:
+            return None
+        return auto_dt(system, self.splits["train"][0], self.estimator)
 
     def order(self, epoch: int) -> Int[Array, " places"]:
         """The example numbers of an epoch, padded with N to whole batches."""
@@ -114,6 +128,8 @@ class Trainer(eqx.Module):
         """
         order = self.order(int(state.epoch))
         stop, length = int(state.step), 1
+        if self.auto_dt and stop == 0:
+            state = eqx.tree_at(lambda s: s.dt, state, self._dt(state.system))
         while stop < self.steps and not state.failed:
             start, stop = stop, min(stop + length, self.steps)
             began = time.perf_counter()
@@ -132,12 +148,17 @@ class Trainer(eqx.Module):
             (state.epoch + 1, jnp.array(0), jax.tree.map(jnp.zeros_like, state.sums)),
         )
 
-    def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree]:
-        """Inputs, targets and initial states of the batch the state stands at."""
+    def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree, Array]:
+        """The batch the state stands at: inputs, targets, initial states, numbers."""
         start = int(state.step) * self.batch_size
         index = self.order(int(state.epoch))[start : start + self.batch_size]
         index = index[index < self.examples]
-        return *_take(self.splits["train"], index), self._particles(state, index)
+        pair = _take(self.splits["train"], index)
+        return *pair, self._particles(state, index), index
+
+    def step_key(self, state: TrainState) -> PRNGKeyArray:
+        """The randomness of the step the state stands at."""
+        return jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
 
     def evaluate(self, state: TrainState, split: str) -> tuple[TrainState, dict]:
         """Measure a held-out split, from its persistent states where they are kept."""
@@ -145,7 +166,7 @@ class Trainer(eqx.Module):
         found, particles = evaluate(
             state.system,
             state.cost,
-            self.estimator.free,
+            self.rule(state).free,
             x,
             y,
             state.particles.get(split),
@@ -169,20 +190,26 @@ class Trainer(eqx.Module):
             weight = (index < self.examples).astype(float)
         x, y = _take(self.splits["train"], index)
         particles = self._particles(state, index)
-        key = jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
-        gradient = self.estimator(
+        key = self.step_key(state)
+        gradient = self.rule(state)(
             state.system, state.cost, x, y, state=particles, key=key, weight=weight
         )
         grads = (gradient.grads, gradient.cost_grads)
         kept = index < self.examples
-        diverged = jnp.any(kept & (gradient.equilibrium.status == Status.diverged))
-        healthy = _finite((gradient.loss, grads)) & ~diverged
+        status = gradient.equilibrium.status
+        unsettled = kept & (status != Status.settled)
+        used = kept & ~unsettled if self.on_unsettled == "mask" else kept
+        wrong = used & (status == Status.diverged)
+        if self.on_unsettled == "error":
+            wrong |= unsettled
 
         model = (state.system, state.cost)
         params = eqx.filter(model, eqx.is_inexact_array)
         updates, optimizer_state = self.optimizer.update(
             grads, state.optimizer_state, params
         )
+        moved = eqx.apply_updates(params, updates)
+        healthy = _finite((gradient.loss, grads, moved)) & ~jnp.any(wrong)
         # A failed step changes nothing, so that what is saved is still good.
         updates = jax.tree.map(lambda u: jnp.where(healthy, u, 0), updates)
         optimizer_state = jax.tree.map(
@@ -192,16 +219,18 @@ class Trainer(eqx.Module):
         )
         kept_particles = state.particles
         if "train" in kept_particles:
-            place = jnp.where(healthy, index, self.examples)
-            moved = jax.tree.map(
+            place = jnp.where(
+                healthy & (status != Status.diverged), index, self.examples
+            )
+            settled = jax.tree.map(
                 lambda all_, new: all_.at[place].set(new, mode="drop"),
                 kept_particles["train"],
                 gradient.equilibrium.state,
             )
-            kept_particles = kept_particles | {"train": moved}
+            kept_particles = kept_particles | {"train": settled}
         system, cost = eqx.apply_updates(model, updates)
-        batch = _measure(state.system, state.cost, gradient, y, kept)
-        batch |= _measure_change(state.step, params, updates)
+        batch = _measure(state.system, state.cost, gradient, y, kept, used)
+        batch |= measure_change(state.step, params, updates)
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)
             for name, value in batch.items()
@@ -215,6 +244,7 @@ class Trainer(eqx.Module):
             step=state.step + healthy,
             failed=~healthy,
             sums=sums,
+            dt=state.dt,
         )
 
 
@@ -248,21 +278,17 @@ def metrics(state: TrainState) -> dict[str, Any]:
     sums = {name: np.asarray(value) for name, value in state.sums.items()}
     examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
     error = float(sums["errors"]) / examples
+    used = max(float(sums["used"]), 1)
     return {
-        "loss": float(sums["loss"]) / examples,
+        "loss": float(sums["loss"]) / used,
         "train_error": None if np.isnan(error) else error,
         "steps": float(sums["steps"]) / examples,
         "settled": float(sums["settled"]) / examples,
+        "oscillating": float(sums["oscillating"]) / examples,
+        "masked": int(sums["examples"] - sums["used"]),
         "residual": float(sums["residual"]) / examples,
         "relative_change": (sums["change"] / changes).tolist(),
     }
-
-
-def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
-    """The parameters whose relative change ‖ΔW‖/‖W‖ is recorded."""
-    params = eqx.filter((system, cost), eqx.is_inexact_array)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
 
 
 def evaluate(
@@ -316,80 +342,42 @@ def _evaluate(system, cost, relaxation, x, y, particles, precision):
     return jax.lax.fori_loop(0, -(-examples // size), step, (zero, particles))
 
 
-_STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")
+_STATE_SUMS = ("loss", "errors", "steps", "settled", "oscillating", "residual")
 
 
 def _zero_sums(weights: int) -> dict[str, Array]:
-    names = ("examples", "changes", *_STATE_SUMS)
+    names = ("examples", "used", "changes", *_STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
-def _measure(system, cost, gradient, y, kept) -> dict[str, Array]:
-    """What one step adds to the epoch's sums."""
-    count = jnp.sum(kept)
-    states = _measure_states(system, cost, gradient.equilibrium, y, kept)
-    return states | {"examples": count, "loss": gradient.loss * count}
-
-
-def _measure_change(step, params, updates) -> dict[str, Array]:
-    """‖ΔW‖/‖W‖ of every weight, measured at one step in CHANGE_EVERY."""
-    pairs = [
-        (p, u)
-        for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
-        if _is_weight(p, params)
-    ]
-
-    def measure():
-        norms = [
-            (jnp.linalg.norm(u.ravel()), jnp.linalg.norm(p.ravel())) for p, u in pairs
-        ]
-        # Weights that are all zero have no relative change: it counts as 0.
-        norms = [jnp.where(p > 0, u / p, 0) for u, p in norms]
-        return {"change": jnp.stack(norms).astype(float), "changes": jnp.ones(())}
-
-    def skip():
-        return {"change": jnp.zeros(len(pairs)), "changes": jnp.zeros(())}
-
-    return jax.lax.cond(step % CHANGE_EVERY == 0, measure, skip)
+def _measure(system, cost, gradient, y, kept, used) -> dict[str, Array]:
+    """What one step adds to the epoch's sums; the loss is that of the `used` ones."""
+    # A masked example that diverged has no numbers to add.
+    finite = kept & (gradient.equilibrium.status != Status.diverged)
+    states = _measure_states(system, cost, gradient.equilibrium, y, finite)
+    count = jnp.sum(used)
+    return states | {
+        "examples": jnp.sum(kept),
+        "used": count,
+        "loss": gradient.loss * count,
+    }
 
 
 def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
     """Sums over the kept examples of a batch of equilibria."""
     prediction = jax.vmap(system.readout)(equilibrium.state)
     sums = {
-        "errors": _errors(jax.vmap(partial(outputs_of, cost))(prediction), y),
+        "errors": errors_of(jax.vmap(partial(outputs_of, cost))(prediction), y),
         "steps": equilibrium.steps,
         "settled": equilibrium.status == Status.settled,
+        "oscillating": equilibrium.status == Status.oscillating,
         "residual": equilibrium.residual,
     }
     return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
 
 
-def _errors(prediction: Array, y: Any) -> Float[Array, " batch"]:
-    """1 where the largest output is not the labelled one; NaN for other targets.
-
-    Labels are integers `[batch]` or one-hot rows `[batch, classes]`; a single row
-    that is not one-hot makes the mean NaN, which is reported as no error at all.
-    """
-    batch = prediction.shape[0]
-    if prediction.ndim != 2 or not hasattr(y, "dtype"):
-        return jnp.full(batch, jnp.nan)
-    chosen = jnp.argmax(prediction, axis=-1)
-    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1:
-        return (chosen != y).astype(float)
-    if y.shape == prediction.shape and y.shape[1] > 1:
-        one_hot = jnp.all((y == 0) | (y == 1), -1) & (jnp.sum(y, -1) == 1)
-        return jnp.where(one_hot, chosen != jnp.argmax(y, -1), jnp.nan)
-    return jnp.full(batch, jnp.nan)
-
-
 def _take(tree: PyTree[Array], index: Array) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), tree)
-
-
-def _is_weight(leaf: Array, params: PyTree) -> bool:
-    """Matrices and kernels; every parameter of a model that has none of them."""
-    return leaf.ndim >= 2 or all(p.ndim < 2 for p in jax.tree.leaves(params))
 
 
 def _finite(tree: PyTree[Array]) -> Bool[Array, ""]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ._diagnosis import RunWarning
 from ._fit import Observer
 
 PROJECT = "eqprop"
@@ -198,7 +199,7 @@ class Writers(Observer):
             warnings.warn(
                 f"the writer {name} failed ({reason[:200]}) and is left out from here "
                 f"on; {self._run}/metrics.jsonl holds everything",
-                RuntimeWarning,
+                RunWarning,
                 stacklevel=2,
             )
             return None
