@@ -233,15 +233,22 @@ def test_a_run_without_a_checkpoint(copied, capsys):
 
 
 def test_a_damaged_checkpoint(copied, capsys):
-    """Fails if half a checkpoint is used, or the older one is not offered."""
+    """Fails if half a checkpoint is used, or the one before it is not, in silence."""
     older, newest = sorted(
         (copied / "checkpoints").iterdir(), key=lambda p: int(p.name)
     )
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
+    status, out, message = command(capsys, "eval", copied)
+    assert status == 0
+    assert out
+    assert_holds(message, "warning", str(newest), "damaged", older.name, "instead")
+    for file in older.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
     message = refused(capsys, "eval", copied)
-    assert_holds(message, str(newest), "damaged", "delete", older.name)
+    assert_holds(message, str(newest), str(older), "damaged", "delete", "--resume")
 
 
 def test_a_damaged_line_of_metrics(copied, small_run, capsys):
@@ -262,7 +269,10 @@ def test_data_that_have_changed_or_gone(x, y, capsys):
     assert command(capsys, "train", *options)[0] == 0
     np.savez("own.npz", x=x[:, :2], y=y)
     message = refused(capsys, "eval", "run")
-    assert_holds(message, "(4, 6)", "(2, 6)", "have changed")
+    assert_holds(message, "have changed", "train.x", "×4", "×2", "train anew")
+    np.savez("own.npz", x=x + 1e-6, y=y)
+    message = refused(capsys, "train", "--resume", "run")
+    assert_holds(message, "have changed", "train.x", "values differ")
     Path("own.npz").unlink()
     assert_holds(refused(capsys, "eval", "run"), "are gone", "own.npz")
 
@@ -275,7 +285,8 @@ def test_a_run_is_found_from_any_folder(x, capsys, tmp_path, monkeypatch):
     assert command(capsys, "train", *words, "--run", "run")[0] == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert command(capsys, "eval", tmp_path / "run")[0] == 0
+    words = ("--system", tmp_path / "model.py:good")
+    assert command(capsys, "eval", tmp_path / "run", *words)[0] == 0
 
 
 def test_directories_that_cannot_be_written(small_run, x, y, capsys):

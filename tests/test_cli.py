@@ -44,10 +44,11 @@ def test_the_main_job(capsys):
 
 def test_a_run_directory_stands_alone(trained):
     """Configuration, environment, a line of metrics an epoch, figures, checkpoints."""
-    names = {path.name for path in trained.iterdir()}
+    names = {path.name for path in trained.iterdir()} - {".lock"}
     assert names == {
         "config.json",
         "env.json",
+        "inputs.json",
         "metrics.jsonl",
         "checkpoints",
         "curves.png",
@@ -184,7 +185,7 @@ def problem():
 
 
 def test_own_model(capsys, tmp_path):
-    """`--system FILE.py:NAME` trains; eval works after the file is gone."""
+    """`--system FILE.py:NAME` trains; the file is executed only if named again."""
     (tmp_path / "neighbour.py").write_text("SIZE = 16\n")
     file = tmp_path / "mine.py"
     file.write_text(MODEL)
@@ -193,10 +194,11 @@ def test_own_model(capsys, tmp_path):
     )
     assert found["test_error"] < 0.35
     assert found["settled"] > 0.9
-    file.unlink()
-    assert run_json(capsys, "eval", "m")["error"] == pytest.approx(
-        found["test_error"], abs=1e-7
-    )
+    status, _, err = run(capsys, "eval", "m")
+    assert status == 2
+    assert "--system m/model.py:problem" in err
+    measured = run_json(capsys, "eval", "m", "--system", f"{file}:problem")
+    assert measured["error"] == pytest.approx(found["test_error"], abs=1e-7)
 
 
 def test_resuming_a_finished_run_for_more_epochs(capsys):

@@ -15,18 +15,16 @@ import sys
 import time
 from functools import partial
 
-import equinox as eqx
-import jax
 import numpy as np
 import pytest
 
 import eqprop as ep
 from eqprop import cli
 from eqprop.cli._interrupt import Heard
+from identical import assert_identical, without_times
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-TIMES = {"seconds", "training_seconds", "examples_per_second"}
 EPOCHS = 3
 
 # A run of each kind: shuffled with a schedule, and paper A's, whose states persist.
@@ -54,14 +52,14 @@ RULES = {
 class Press(ep.Observer):
     """Presses Ctrl-C once an epoch has come to a step, `times` times at once."""
 
-    def __init__(self, epoch, step, times=1):
-        self.moment, self.times = (epoch, step), times
+    def __init__(self, epoch, step, times=1, number=signal.SIGINT):
+        self.moment, self.times, self.number = (epoch, step), times, number
 
     def on_chunk(self, state, record):
         if (record["epoch"], record["step"]) >= self.moment:
             while self.times > 0:
                 self.times -= 1
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self.number)
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +98,6 @@ def whole(compiled, train, tmp_path_factory):
     return {rule: train(rule, folder / rule) for rule in RULES}
 
 
-def without_times(history):
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
-
-
-def assert_identical(run, other):
-    """Metrics and all arrays (parameters, optimizer, states), bit by bit."""
-    assert without_times(run.history) == without_times(other.history)
-    leaves, others = (
-        jax.tree.leaves(eqx.filter(r.state, eqx.is_array)) for r in (run, other)
-    )
-    assert len(leaves) == len(others)
-    for leaf, its in zip(leaves, others, strict=True):
-        np.testing.assert_array_equal(leaf, its)
-
-
 MOMENTS = {
     "first step": (1, 1),
     "end of an epoch": (1, 11),
@@ -137,6 +120,14 @@ def test_going_on_is_as_if_it_had_never_stopped(train, whole, rule, tmp_path):
         assert signal.getsignal(signal.SIGINT) is before
     assert_identical(ep.resume(path), whole[rule])
     assert_identical(ep.load(path), whole[rule])
+
+
+def test_the_end_that_a_batch_system_announces(train, whole, tmp_path):
+    """Fails if SIGTERM ends a run without saving what it has done."""
+    path = tmp_path / "run"
+    with pytest.raises(ep.TrainingInterrupted, match="everything is saved"):
+        train("cold", path, Press(*MOMENTS["last epoch"], number=signal.SIGTERM))
+    assert_identical(ep.resume(path), whole["cold"])
 
 
 def test_what_is_saved_at_a_stop_can_be_used(train, tmp_path):
@@ -214,7 +205,8 @@ def result_of(words):
     with contextlib.redirect_stdout(printed):
         assert cli.main(words) == 0
     result = json.loads(printed.getvalue())
-    return {k: v for k, v in result.items() if k not in {"run", *TIMES}}
+    del result["run"]
+    return without_times(result)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +234,20 @@ def test_the_program(file, wait, command, compiled, tmp_path):
         again = ["train", "--resume", "run", "--json"]
     assert result_of(again) == result
     assert_identical(ep.load("run"), ep.load(whole))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_press_while_libraries_are_loaded(number):
+    """Fails if the first second of the program ends in a traceback."""
+    words = [sys.executable, "-X", "importtime", "-m", "eqprop.cli", "info"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "jax" in line:
+            break
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in message
+    assert "interrupted: stopped before anything was done" in message

@@ -3,6 +3,7 @@
 The flow: system → relaxation → estimator → optimizer → loop → report.
 """
 
+from . import _start as _start
 from .costs import (
     AbstractCost as AbstractCost,
     CrossEntropy as CrossEntropy,

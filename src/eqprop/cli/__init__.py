@@ -9,9 +9,11 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
-from . import _commands, _compare, _reproduce, _search, _train, _verify
+from . import _bench, _commands, _compare, _report, _reproduce, _search, _train
+from . import _verify
 from ._interrupt import Heard
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
@@ -22,8 +24,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tune": (_verify.tune, "propose T, K, dt and β for a gradient near the exact one"),
     "compare": (_compare.main, "train one recipe by several learning rules"),
     "search": (_search.main, "search the options of train for the least error"),
+    "bench": (_bench.main, "measure speed and memory on this machine"),
     "reproduce": (_reproduce.main, "measure the papers' claims again, with figures"),
-    "report": (_commands.report, "keep runs' results and make the table of them"),
+    "report": (_report.report, "make a page or a table of runs, or keep their results"),
+    "export": (_report.export, "write a run's network for programs without eqprop"),
     "recipes": (_commands.recipes, "list the recipes with paper and expected result"),
     "info": (_commands.info, "show versions, devices and data found"),
 }
@@ -32,7 +36,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     _check_streams()
-    with Heard():
+    with Heard(), warnings.catch_warnings():
+        _show_warnings()
         status = _guarded(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None and status:
         # Libraries stopped in the middle of their work complain, or crash, while they
@@ -40,6 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _show_warnings() -> None:
+    """What is told of a run is a line for the user, not one of a program."""
+    from ..runs import RunWarning
+
+    others = warnings.showwarning
+
+    def show(message, category, *place):
+        if issubclass(category, RunWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *place)
+
+    warnings.simplefilter("always", RunWarning)
+    warnings.showwarning = show
 
 
 def _guarded(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`eqprop eval`, `predict`, `report`, `recipes` and `info`."""
+"""`eqprop eval`, `predict`, `recipes` and `info`."""
 
 import dataclasses
 from pathlib import Path
@@ -7,33 +7,37 @@ from typing import Any
 import numpy as np
 import tyro
 
-from .. import data, recipes as _recipes, report as _report, runs
+from .. import data, recipes as _recipes, runs
 from ._console import (
-    cache_folder,
     Flag,
     parse,
     percent,
     print_json,
     prints_aside,
     table,
-    use_compilation_cache,
 )
+from ._platform import cache_folder, Computing, start
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(Computing):
     """Measure a run's error on its test set, or on a file."""
 
     run: tyro.conf.Positional[Path]
     """run directory"""
     data: Path | None = None
     """FILE.npz with arrays x and y (default: the run's own test set)"""
+    best: Flag = False
+    """the parameters of the best epoch (by validation, else training error), not the
+    last"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(Computing):
     """Write a run's predictions for the inputs x of a file."""
 
     run: tyro.conf.Positional[Path]
@@ -42,18 +46,11 @@ class PredictOptions:
     """FILE.npz with an array x"""
     out: Path | None = None
     """FILE.npz to write (default: the input's name with -predictions)"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportOptions:
-    """Keep the results of runs as small text files, and make the table of them."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """run directories to add"""
-    out: Path = Path("results")
-    """folder of the kept results"""
+    best: Flag = False
+    """the parameters of the best epoch (by validation, else training error), not the
+    last"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -69,9 +66,9 @@ class ListOptions:
 def evaluate(argv: list[str]) -> int:
     """`eqprop eval RUN`."""
     options = parse(EvalOptions, "eval", argv)
-    use_compilation_cache()
+    start(options)
     with prints_aside():
-        run = runs.load(options.run)
+        run = runs.load(options.run, best=options.best, system=options.system)
         if options.data is None:
             found = runs.evaluate(run)
         else:
@@ -102,9 +99,9 @@ def evaluate(argv: list[str]) -> int:
 def predict(argv: list[str]) -> int:
     """`eqprop predict RUN data.npz`."""
     options = parse(PredictOptions, "predict", argv)
-    use_compilation_cache()
+    start(options)
     with prints_aside():
-        run = runs.load(options.run)
+        run = runs.load(options.run, best=options.best, system=options.system)
         x, y = data.read_inputs(options.data, flatten=run.config.flatten)
         name = f"{options.data.stem}-predictions.npz"
         out = options.out or options.data.with_name(name)
@@ -150,40 +147,6 @@ def _check_out(out: Path, source: Path) -> None:
         raise ValueError(f"--out {out} is {what}; choose another file")
 
 
-def _check_results(folder: Path, added: tuple[Path, ...]) -> None:
-    """Refuse a folder whose files are not ours, and a table of nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; choose a folder")
-    kept = sorted(folder.glob("*.json"))
-    if not kept and not added:
-        raise ValueError(f"{folder} holds no results yet; give run directories to add")
-    for file in (*kept, folder / "README.md"):
-        text = file.read_text(encoding="utf-8") if file.exists() else "# Results"
-        if '"history"' not in text and not text.startswith("# Results"):
-            raise ValueError(
-                f"{file} was not made by eqprop report and would be lost or in the "
-                "way; choose another folder with --out"
-            )
-
-
-def report(argv: list[str]) -> int:
-    """`eqprop report RUN… --out results`."""
-    options = parse(ReportOptions, "report", argv)
-    for path in options.runs:
-        run = runs.RunDirectory(path)
-        run.config()
-        if not run.history():
-            raise ValueError(f"{path} holds no finished epoch to report")
-    _check_results(options.out, options.runs)
-    files = [str(_report.keep(path, options.out)) for path in options.runs]
-    table_file = str(_report.write_table(options.out))
-    if options.json:
-        print_json({"files": files, "table": table_file})
-    else:
-        print("\n".join([*(f"kept {file}" for file in files), f"table {table_file}"]))
-    return 0
-
-
 def recipes(argv: list[str]) -> int:
     """`eqprop recipes`."""
     options = parse(ListOptions, "recipes", argv)
@@ -215,10 +178,12 @@ def info(argv: list[str]) -> int:
         return 0
     rows = []
     for name, value in found.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "git":
             missing = "not found: downloaded on first use" if name == "data" else "–"
             rows += [(f"{name}: {k}", str(v or missing)) for k, v in value.items()]
         else:
+            if name == "git":
+                value = None if value is None else value["commit"]
             listed = ", ".join(value) if isinstance(value, list) else str(value)
             rows.append((name.replace("_", " "), listed))
     table("", ("what", "found"), rows)

@@ -14,16 +14,17 @@ from ._console import (
     percent,
     print_json,
     prints_aside,
+    split_words,
     table,
-    use_compilation_cache,
 )
+from ._platform import Computing, start
 from ._progress import Progress
 
 DEFAULT = "ep,cep,chl,rbp,bptt,vf"
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareOptions:
+class CompareOptions(Computing):
     """Train a recipe by several learning rules from the same weights."""
 
     recipe: tyro.conf.Positional[str] = "digits"
@@ -46,8 +47,8 @@ class CompareOptions:
 def main(argv: list[str]) -> int:
     """`eqprop compare RECIPE --estimators ep,bptt`."""
     options = parse(CompareOptions, "compare", argv)
-    use_compilation_cache()
-    words = [word.strip() for word in options.estimators.split(",") if word.strip()]
+    start(options)
+    words = split_words(options.estimators)
     overrides = {} if options.epochs is None else {"epochs": options.epochs}
     with prints_aside(), Progress() as progress:
         found = runs.compare(

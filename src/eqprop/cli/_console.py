@@ -1,14 +1,10 @@
-"""What the commands share: parsing, messages, tables, the compilation cache."""
+"""What the commands share: parsing, messages, tables."""
 
 import contextlib
 import difflib
 import json
-import os
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -37,6 +33,11 @@ def fail(message: str, status: int, word: str = "error") -> int:
     """Print a message to standard error and return the exit status."""
     print(f"{word}: {message}", file=sys.stderr)
     return status
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a list that is joined by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -79,40 +80,3 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     with console.capture() as text:  # rich itself would exit where nobody reads
         console.print(made, markup=False)
     print(text.get(), end="")
-
-
-def cache_folder() -> Path:
-    """Where compiled programs are kept between runs."""
-    import pooch
-
-    return Path(str(pooch.os_cache("eqprop"))) / "xla"
-
-
-def compile_quickly() -> None:
-    """Have XLA optimize less, for programs that run once: a fifth of their time.
-
-    XLA reads this when it starts, and ends a program that names a flag it does not
-    know: other releases are left alone.
-    """
-    if version("jaxlib").startswith("0.10."):
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {given}".strip()
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs, small ones too, unless the user has set a place."""
-    import jax
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = cache_folder()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # nowhere to keep them: every run compiles anew
-        if not os.access(folder, os.W_OK):
-            return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A cache that is full or has gone costs time, and is nobody's concern but ours.
-    warnings.filterwarnings("ignore", ".*persistent compilation cache")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

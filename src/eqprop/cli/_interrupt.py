@@ -1,4 +1,7 @@
-"""Ctrl-C that is heard: JAX runs Python in callbacks, and loses what they raise."""
+"""Ctrl-C that is heard: JAX runs Python in callbacks, and loses what they raise.
+
+SIGTERM, by which a batch system announces the end, is heard in the same way.
+"""
 
 import _thread
 import signal
@@ -6,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = 0.3  # seconds until a Ctrl-C that had no effect is repeated
 
 
@@ -16,13 +20,14 @@ class Heard:
         self._timer: threading.Timer | None = None
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = signal.signal(signal.SIGINT, self._raise)
+            self._previous = [signal.signal(s, self._raise) for s in SIGNALS]
             self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
         return self
 
     def __exit__(self, *_) -> None:
         if self._main:
-            signal.signal(signal.SIGINT, self._previous)
+            for number, previous in zip(SIGNALS, self._previous, strict=True):
+                signal.signal(number, previous)
             sys.unraisablehook = self._hook
         if self._timer is not None:
             self._timer.cancel()

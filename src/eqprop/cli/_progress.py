@@ -6,6 +6,14 @@ from ..training import Observer
 from ._console import percent
 
 
+def rounding_in_words(found: dict[str, Any]) -> str:
+    """What `precision.json` says, in a sentence."""
+    precision, angle = found["precision"], found["angle"]
+    if angle is None:
+        return f"{precision}: its angle is not measured, as this rule draws noise"
+    return f"{precision}: the first gradient stands {angle:.2g}° from its float64 value"
+
+
 class Progress(Observer):
     """A bar over all epochs on standard error, if that is a terminal."""
 

@@ -9,20 +9,19 @@ import tyro
 
 from ..demonstrations import DEMONSTRATIONS, write_page
 from ._console import (
-    compile_quickly,
     Flag,
     parse,
     print_json,
     prints_aside,
     suggest,
     table,
-    use_compilation_cache,
 )
+from ._platform import Computing, start
 from ._verify import plain, working
 
 
 @dataclasses.dataclass(frozen=True)
-class ReproduceOptions:
+class ReproduceOptions(Computing):
     """Measure the papers' claims again: numbers, a figure and a verdict for each.
 
     Without items: the list of them.  Exit status 0 only if all hold.
@@ -42,8 +41,7 @@ def main(argv: list[str]) -> int:
     if not options.items:
         return _list(options.json)
     chosen = _chosen(options.items)
-    compile_quickly()
-    use_compilation_cache()
+    start(options, quickly=True)
     options.out.mkdir(parents=True, exist_ok=True)
     records = {}
     for name in chosen:

@@ -7,11 +7,11 @@ from typing import Any
 import tyro
 
 from .. import runs
-from ._console import Flag, percent, print_json, prints_aside, table
-from ._console import use_compilation_cache
+from ._console import Flag, percent, print_json, prints_aside, split_words, table
 from ._numbers import NUMBERS
+from ._platform import start
 from ._progress import Progress
-from ._train import train_options
+from ._train import train_options, TrainOptions
 
 SHOWN = 10
 HELD_OUT = "0.2"
@@ -61,9 +61,9 @@ def main(argv: list[str]) -> int:
     space = [runs.Varied.parse(text) for text in options.vary]
     if not space or len({varied.option for varied in space}) < len(space):
         raise ValueError("--vary must name at least one option, and each of them once")
-    use_compilation_cache()
     fixed = [*recipe, *rest]
     name, planned = train_options(fixed)
+    _check(planned)
     if not planned.config.validation:
         fixed += ["--validation", HELD_OUT]
 
@@ -71,25 +71,46 @@ def main(argv: list[str]) -> int:
         words = [word for option, v in values.items() for word in (f"--{option}", v)]
         return train_options([*fixed, *words])[1].config
 
-    path = options.run or runs.default_path(f"search-{name}")
-    with prints_aside(), Progress() as progress:
-        found = runs.search(
-            configure,
-            space,
-            path=path,
-            trials=options.trials,
-            storage=options.storage,
-            study=options.study,
-            request={"options": fixed, "vary": sorted(options.vary)},
-            prune=options.prune,
-            seed=options.search_seed,
-            observer=progress,
-        )
+    with planned.machines.joined():
+        start(planned)
+        path = options.run or runs.default_path(f"search-{name}")
+        with prints_aside(), Progress() as progress:
+            found = runs.search(
+                configure,
+                space,
+                path=path,
+                trials=options.trials,
+                storage=options.storage,
+                study=options.study,
+                request={"options": fixed, "vary": sorted(options.vary)},
+                prune=options.prune,
+                seed=options.search_seed,
+                observer=progress,
+                writers=split_words(planned.writers),
+                devices=planned.machines.devices,
+            )
     if options.json:
         print_json({"run": str(found.path), "trials": found.records})
         return 0
     _show(found, [varied.option for varied in space])
     return 0
+
+
+def _check(planned: TrainOptions) -> None:
+    """Options of train that mean nothing to a search."""
+    machines = planned.machines
+    for name, given in (
+        ("--seeds", planned.seeds != 1),
+        ("--resume", planned.resume is not None),
+        ("--coordinator", machines.coordinator is not None),
+        ("--cluster", machines.cluster is not None),
+    ):
+        if given:
+            raise ValueError(
+                f"{name} does not go with eqprop search, whose trials are runs of one "
+                "seed and one process; to search on many machines start the same "
+                "command on each, with one --storage"
+            )
 
 
 def _show(found: runs.Search, options: list[str]) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,12 +18,16 @@ from ._console import (
     percent,
     print_json,
     prints_aside,
+    split_words,
     table,
-    use_compilation_cache,
 )
 from ._machines import Machines, watcher
+from ._platform import Computing, start
+from ._progress import Progress, rounding_in_words
+from ._seeds import finish_seeds
 
 FEW_SETTLED = 0.5
+SOME_OSCILLATE = 0.05
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
 _FLAT = tyro.conf.arg(name="")
 _HERE = Machines()
@@ -31,32 +35,40 @@ _NAMED = tyro.conf.arg(name="estimator")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Computing):
     """Train a recipe, your data (--data FILE.npz) or your model (--system)."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     run: Path | None = None
     """directory of the run (default: runs/RECIPE-TIME)"""
+    seeds: int = 1
+    """runs that differ in their seed alone: seed, seed + 1, … (RUN/seed0, …)"""
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes no options but --epochs, --json and
-    those of devices and processes"""
+    """go on with the run in this directory; takes only --epochs, --system, --writers,
+    --platform, --json and the options of devices and processes"""
+    writers: str = ""
+    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     machines: Annotated[Machines, _FLAT] = _HERE
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
 @dataclasses.dataclass(frozen=True)
-class ResumeOptions:
+class ResumeOptions(Computing):
     """Go on with a run from its newest checkpoint."""
 
     resume: Path
     """directory of the run"""
     epochs: int | None = None
     """epochs in all (default: those of the run)"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
+    writers: str = ""
+    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
     machines: Annotated[Machines, _FLAT] = _HERE
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
@@ -64,14 +76,14 @@ class ResumeOptions:
 
 def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
     """The name of what is trained, and the options with the recipe's as defaults."""
-    name, rest = _recipe_name(argv)
+    name, rest = recipe_name(argv)
     config = recipes.recipe(name).config
-    model = _option(rest, "--system")
+    model = value_of(rest, "--system")
     if model is not None:
         config = dataclasses.replace(config, model=UserModel(model))
-        if _option(rest, "--data") is None:
+        if value_of(rest, "--data") is None:
             config = dataclasses.replace(config, data=None)
-    rule = _option(rest, "--estimator")
+    rule = value_of(rest, "--estimator")
     if rule is not None:
         config = dataclasses.replace(
             config, estimator=named_estimator(rule, config.estimator)
@@ -91,17 +103,25 @@ def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
 
 def main(argv: list[str]) -> int:
     """Parse, train, and print where the result is."""
-    use_compilation_cache()
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _resume(argv)
     name, options = train_options(argv)
-    path = options.run or runs.default_path(name)
-    machines = options.machines
-    with machines.joined() as first:
-        with _naming(path), prints_aside(), watcher(first) as observer:
-            run = runs.train(
-                options.config, run=path, observer=observer, devices=machines.devices
-            )
+    with options.machines.joined() as first:
+        start(options)
+        request = {
+            "run": options.run,
+            "name": name,
+            "writers": split_words(options.writers),
+            "devices": options.machines.devices,
+        }
+        if options.seeds != 1:
+            with _naming(), prints_aside(), _each_seed() as watch:
+                found = runs.train_seeds(
+                    options.config, options.seeds, observer=watch, **request
+                )
+            return finish_seeds(found, options.json)
+        with _naming(), prints_aside(), watcher(first) as observer:
+            run = runs.train(options.config, observer=observer, **request)
         return _finish(run, options.json) if first else 0
 
 
@@ -112,37 +132,61 @@ def _resume(argv: list[str]) -> int:
         if stop.code:
             print(
                 "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs, --json and those of devices and processes may be given",
+                "--epochs, --system, --writers, --platform, --json and the options of "
+                "devices and processes may be given",
                 file=sys.stderr,
             )
         raise
-    machines = options.machines
-    with machines.joined() as first:
-        with _naming(options.resume), prints_aside(), watcher(first) as observer:
+    with options.machines.joined() as first:
+        start(options)
+        shared = {
+            "system": options.system,
+            "writers": split_words(options.writers),
+            "devices": options.machines.devices,
+        }
+        if runs.holds_seeds(options.resume):
+            if options.epochs is not None:
+                raise ValueError(
+                    f"--epochs {options.epochs}: {options.resume} holds several seeds, "
+                    "which all train as planned; give it to one of them"
+                )
+            with _naming(), prints_aside(), _each_seed() as watch:
+                found = runs.resume_seeds(options.resume, observer=watch, **shared)
+            return finish_seeds(found, options.json)
+        with _naming(), prints_aside(), watcher(first) as observer:
             run = runs.resume(
-                options.resume,
-                epochs=options.epochs,
-                observer=observer,
-                devices=machines.devices,
+                options.resume, epochs=options.epochs, observer=observer, **shared
             )
         return _finish(run, options.json) if first else 0
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+def _each_seed() -> Iterator[Callable[[Path], Progress]]:
+    """A bar for each seed's run, one at a time."""
+    with contextlib.ExitStack() as shown:
+
+        def watch(run: Path) -> Progress:
+            del run
+            shown.pop_all().close()
+            return shown.enter_context(Progress())
+
+        yield watch
+
+
+@contextlib.contextmanager
+def _naming() -> Iterator[None]:
+    """A Ctrl-C before there is a run says so."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
-            f"stopped at once; what was saved is in {path}. Go on with: eqprop train "
-            f"--resume {path}"
-            if runs.RunDirectory(path).config_file.exists()
-            else "stopped before anything was trained; nothing was saved. Start again"
+            str(stop)
+            or "stopped before anything was trained; nothing was saved. Start again"
         ) from None
 
 
-def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
+def recipe_name(argv: list[str]) -> tuple[str, list[str]]:
+    """The recipe that leads the options, and the options."""
     if argv and not argv[0].startswith("-"):
         for ending, option in ((".npz", "--data"), (".py", "--system")):
             if argv[0].partition(":")[0].endswith(ending):
@@ -150,10 +194,10 @@ def _recipe_name(argv: list[str]) -> tuple[str, list[str]]:
                     f"{argv[0]!r} is a file, not a recipe; write {option} {argv[0]}"
                 )
         return argv[0], argv[1:]
-    return ("custom" if _option(argv, "--system") is not None else "digits"), argv
+    return ("custom" if value_of(argv, "--system") is not None else "digits"), argv
 
 
-def _option(argv: list[str], name: str) -> str | None:
+def value_of(argv: list[str], name: str) -> str | None:
     """The value of `--name VALUE` or `--name=VALUE`, before the real parse."""
     for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == name:
@@ -170,8 +214,10 @@ def _finish(run: runs.Run, json: bool) -> int:
             f"measure it with: eqprop eval {run.path}"
         )
     last = run.history[-1]
+    rounding = runs.read_precision(run.path)
     if json:
-        print_json({"run": str(run.path), **last})
+        more = {} if rounding is None else {"precision": rounding}
+        print_json({"run": str(run.path), **last, **more})
         return 0
     rows = [
         ("train", percent(last["train_error"]), f"{last['loss']:.4g}"),
@@ -186,11 +232,24 @@ def _finish(run: runs.Run, json: bool) -> int:
         f"{100 * last['settled']:.1f} % of the examples settled, after "
         f"{last['steps']:.1f} steps on average"
     )
-    if last["settled"] < FEW_SETTLED:
+    if last["masked"]:
+        print(
+            f"note: {last['masked']} examples of the last epoch did not settle and "
+            "were left out of the gradient"
+        )
+    if last["oscillating"] > SOME_OSCILLATE:
+        print(
+            f"note: {percent(last['oscillating'])} of the examples swing with period "
+            "2, as with steps that are too large: a smaller --estimator.free.dt, or "
+            "--dt auto, damps them"
+        )
+    elif last["settled"] < FEW_SETTLED:
         print(
             f"note: the mean residual is {last['residual']:.2g}; a longer free phase "
             "(--estimator.free.steps) or persistent states (--persistent) lower it"
         )
+    if rounding is not None:
+        print(rounding_in_words(rounding))
     print(f"run: {run.path}  (curves.png, metrics.jsonl, checkpoints)")
     return 0
 

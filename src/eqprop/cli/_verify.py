@@ -13,26 +13,28 @@ import numpy as np
 import tyro
 
 from .. import recipes, runs
+from .._precision import Precision
 from ..estimators import (
     AbstractEstimator,
     EquilibriumPropagation,
     named_estimator,
     Nudging,
 )
+from ..verification._metrics import Agreement
+from ..verification._precision import precision_cost, with_precision
 from ..verification import flow_figure, tune as _tune, verify as _verify
 from ._console import (
-    compile_quickly,
     Flag,
     parse,
     print_json,
     prints_aside,
-    use_compilation_cache,
 )
+from ._platform import Computing, start
 from ._train import Rule
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyOptions:
+class VerifyOptions(Computing):
     """Hold the papers' theorems against a system, in float64.
 
     Exit status 0 only if all holds that theory promises for this kind of system.
@@ -48,8 +50,12 @@ class VerifyOptions:
     """length of the processes; default: until the error has decayed"""
     examples: int = 8
     """training examples used"""
+    system: str | None = None
+    """FILE.py:NAME of a run's own model, which is executed only if named here"""
     estimator: Rule | None = None  # type: ignore[valid-type]
     """a learning rule that is held to its promise too; default: the configured one"""
+    precision: Precision | None = None
+    """tf32 or bf16: how far this arithmetic turns the rule's gradient"""
     flow: Flag = False
     """draw flow.png too: both phases in continuous time, with and without noise"""
     out: Path | None = None
@@ -59,7 +65,7 @@ class VerifyOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TuneOptions:
+class TuneOptions(Computing):
     """Propose T, K, dt and β that bring EP's gradient near the exact one.
 
     Exit status 0 only if the proposal, measured in float32, reaches the angle.
@@ -73,6 +79,8 @@ class TuneOptions:
     """centered, one-sided or random-sign; default: as configured, else centered"""
     examples: int = 16
     """training examples used"""
+    system: str | None = None
+    """FILE.py:NAME of a run's own model, which is executed only if named here"""
     out: Path | None = None
     """folder of figure and numbers (default: RUN/tune, or runs/tune-FILE-NAME)"""
     json: Flag = False
@@ -95,14 +103,16 @@ class Target:
 def verify(argv: list[str]) -> int:
     """`eqprop verify TARGET`."""
     options = parse(VerifyOptions, "verify", argv)
-    compile_quickly()
-    use_compilation_cache()
+    start(options, quickly=True)
     with prints_aside(), working(f"verifying {options.target}"):
-        target = find_target(options.target, "verify")
+        target = find_target(options.target, "verify", options.system)
         configured, name = target.estimator, "as configured"
         if options.estimator is not None:
             like = configured or recipes.recipe("custom").config.estimator
             configured, name = named_estimator(options.estimator, like), "the rule"
+        cost_of_rounding = None
+        if options.precision is not None:
+            cost_of_rounding = _rounding(options, target, configured)
         result = _verify(
             target.system,
             target.cost,
@@ -114,6 +124,8 @@ def verify(argv: list[str]) -> int:
             steps=options.steps,
             examples=options.examples,
         )
+        if options.precision is not None:
+            result = with_precision(result, options.precision, cost_of_rounding)
         folder = options.out or target.folder
         figures = sorted(result.plot(folder))
         if options.flow:
@@ -134,13 +146,25 @@ def verify(argv: list[str]) -> int:
     return 0 if result.holds else 1
 
 
+def _rounding(options: VerifyOptions, target: Target, rule) -> Agreement | None:
+    """The rule's gradient in that precision against its own in float64."""
+    if rule is None:
+        raise ValueError(
+            f"--precision {options.precision} is measured on a learning rule, and "
+            f"{options.target} brings none; name one, e.g. --estimator ep"
+        )
+    assert options.precision is not None
+    x, y = (_first(tree, options.examples) for tree in (target.x, target.y))
+    problem = (rule, target.system, target.cost, x, y)
+    return precision_cost(*problem, options.precision)
+
+
 def tune(argv: list[str]) -> int:
     """`eqprop tune TARGET`."""
     options = parse(TuneOptions, "tune", argv)
-    compile_quickly()
-    use_compilation_cache()
+    start(options, quickly=True)
     with prints_aside(), working(f"tuning {options.target}"):
-        target = find_target(options.target, "tune")
+        target = find_target(options.target, "tune", options.system)
         rule = target.estimator
         if not isinstance(rule, EquilibriumPropagation):
             rule = None
@@ -173,20 +197,25 @@ def _first(tree: Any, count: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 
-def find_target(text: str, job: str) -> Target:
+def find_target(text: str, job: str, model: str | None = None) -> Target:
     """A recipe by name, a run by directory, or a model by FILE.py:NAME."""
-    if ".py" in text:
+    if ".py" in text and model is None:
         system, cost, x, y = runs.load_user_model(text)
         name = text.rpartition(":")[2]
         file = Path(text.rpartition(":")[0]).stem
         folder = Path("runs") / f"{job}-{file}-{name}"
         return Target(name, system, cost, x, y, None, folder)
     if (Path(text) / "config.json").exists():
-        run = runs.load(text)
+        run = runs.load(text, system=model)
         x, y = run.problem.train
         return Target(
             run.path.name,
             *(run.system, run.cost, x, y, run.config.estimator, run.path / job),
+        )
+    if model is not None:
+        raise ValueError(
+            f"--system names the model of a run, and {text} is none; give the "
+            "model itself as the target: FILE.py:NAME"
         )
     if Path(text).exists():
         raise ValueError(

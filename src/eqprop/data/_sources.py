@@ -8,9 +8,11 @@ images are flattened.
 
 from __future__ import annotations
 
+import importlib.util
 import difflib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -141,9 +143,13 @@ class _Raw:
 
 
 def _digits() -> _Raw:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    # The file alone: importing scikit-learn would take a second of every start.
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    numbers = np.loadtxt(file, delimiter=",")
+    pixels, labels = numbers[:, :-1], numbers[:, -1].astype(int)
     return _Raw(pixels.reshape(-1, 8, 8) / 16, labels, stratify=True)
 
 

@@ -46,6 +46,7 @@ from ._recurrent_backpropagation import (
     RecurrentBackpropagation as RecurrentBackpropagation,
 )
 from ._settle import settle as settle
+from ._settled import settled_only as settled_only
 from ._spike_timing import (
     PlasticityRule as PlasticityRule,
     SpikeTimingDependentPlasticity as SpikeTimingDependentPlasticity,

@@ -125,6 +125,13 @@ class AbstractEstimator(eqx.Module):
     ) -> Gradient:
         """The rule itself at a given free equilibrium, under `jax.jit`."""
 
+    def used(
+        self, free: Equilibrium, weight: Float[Array, " batch"] | None
+    ) -> Float[Array, " batch"] | None:
+        """The weights in the mean, once the free phase is known; `None`: all alike."""
+        del free
+        return weight
+
     def check(self, gradient: Gradient) -> None:
         """Raise if the gradient must not be used; outside of `jax.jit` only."""
 

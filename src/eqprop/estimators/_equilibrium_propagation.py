@@ -134,7 +134,9 @@ def check_phases(**phases: Any) -> None:
 
 def check_beta(beta: Any) -> None:
     """Errors for a β without which the two phases are equal; traced values pass."""
-    numeric = isinstance(beta, int | float | np.number)
+    numeric = isinstance(beta, int | float | np.number) and not isinstance(beta, bool)
+    if not numeric and not hasattr(beta, "dtype"):
+        raise ValueError(f"beta is {beta!r}; give a number, e.g. 0.25")
     if numeric and not 0 < abs(beta) < float("inf"):
         raise ValueError(
             f"beta is {beta}; it must be finite and not 0 (without a nudge "

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from ..systems import _check
@@ -221,6 +222,8 @@ def relax(
     **Raises:** `ValueError` if shapes do not agree or a nudge is incomplete.
     """
     check_nudge(system, cost, y, beta)
+    if not isinstance(beta, Tracer) and not np.isfinite(beta).all():
+        raise ValueError(f"beta is {beta}; it must be finite")
     batch = _check.batch_size(x=x, **({} if y is None else {"y": y}))
     if jnp.ndim(beta) > 1 or (jnp.ndim(beta) == 1 and len(beta) != batch):  # type: ignore[arg-type]
         raise ValueError(
@@ -291,9 +294,11 @@ def initial_state(system: AbstractSystem, x: Any, state: State | None) -> State:
 
 def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> None:
     """Errors for what no relaxation accepts; traced values pass."""
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+    whole = isinstance(steps, int | np.integer) and not isinstance(steps, bool)
+    if not whole or not 0 <= steps < 2**31:
         raise ValueError(
-            f"{name}: steps is {steps}; it must be a whole number ≥ 0, e.g. 20"
+            f"{name}: steps is {steps}; it must be a whole number ≥ 0 (below 2**31), "
+            "e.g. 20"
         )
     if tol is not None and not 0 < tol < float("inf"):
         raise ValueError(

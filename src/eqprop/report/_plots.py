@@ -24,9 +24,15 @@ def draw(
     if history:
         _curves(path / "curves.png", history, weight_names(system, cost))
     if image_shape is not None:
-        weights = _first_weights(system, image_shape)
+        weights = first_weights(system, image_shape)
         if weights is not None:
-            _weights(path / "weights.png", weights)
+            figure = weights_figure(weights)
+            figure.suptitle(
+                f"weights of {min(SHOWN, len(weights))} of {len(weights)} first-layer "
+                "units\nor kernels, largest norm first",
+                fontsize=8,
+            )
+            figure.savefig(path / "weights.png", dpi=120)
 
 
 def _curves(file: Path, history: list[dict[str, Any]], names: list[str]) -> None:
@@ -81,7 +87,7 @@ def _label(axis, name: str, log: bool) -> None:
         )
 
 
-def _first_weights(system: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+def first_weights(system: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """The first layer's weights as images `[units, height, width]`.
 
     Those of a matrix with a row for each pixel of a grey image, or of the first
@@ -95,21 +101,21 @@ def _first_weights(system: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
 
 
-def _weights(file: Path, weights: np.ndarray) -> None:
+def weights_figure(weights: np.ndarray) -> Any:
     """The receptive fields with the largest norm, each on its own symmetric scale."""
     norms = np.linalg.norm(weights, axis=(1, 2))
-    chosen = np.argsort(-norms)[:SHOWN]
+    chosen = np.argsort(-norms, kind="stable")[:SHOWN]
     columns = int(np.ceil(np.sqrt(len(chosen))))
     rows = -(-len(chosen) // columns)
-    figure, axes = subplots(rows, columns, (0.75 * columns, 0.75 * rows + 0.4))
-    for axis in axes.ravel():
-        axis.axis("off")
-    for axis, unit in zip(axes.ravel(), chosen, strict=False):
+    height, width = weights.shape[1:]
+    tiles = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for place, unit in enumerate(chosen):
+        row, column = divmod(place, columns)
+        top, left = row * (height + 1), column * (width + 1)
         limit = np.abs(weights[unit]).max() or 1.0
-        axis.imshow(weights[unit], cmap="RdBu_r", vmin=-limit, vmax=limit)
-    figure.suptitle(
-        f"weights of {len(chosen)} of {len(weights)} first-layer units\n"
-        "or kernels, largest norm first",
-        fontsize=8,
-    )
-    figure.savefig(file, dpi=120)
+        tiles[top : top + height, left : left + width] = weights[unit] / limit
+    figure, axes = subplots(1, 1, (0.75 * columns, 0.75 * rows))
+    axis = axes[0, 0]
+    axis.imshow(tiles, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axis.axis("off")
+    return figure

@@ -3,12 +3,27 @@
 Last stage before the command line: config → problem → loop → directory → report.
 """
 
+from ._bench import (
+    bench as bench,
+    bench_problem as bench_problem,
+    ROUNDS as ROUNDS,
+)
 from ._compare import compare as compare, Comparison as Comparison
+from ..training import RunWarning as RunWarning
 from ._directory import RunDirectory as RunDirectory
 from ._environment import environment as environment
+from ._export import export as export
+from ._precision import read_precision as read_precision
 from ._problem import load_user_model as load_user_model, Problem as Problem
+from ._record import record_of as record_of
 from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
 from ._search import search as search, Search as Search, Varied as Varied
+from ._seeds import (
+    holds_seeds as holds_seeds,
+    resume_seeds as resume_seeds,
+    Seeds as Seeds,
+    train_seeds as train_seeds,
+)
 from ._train import (
     default_path as default_path,
     resume as resume,

@@ -136,7 +136,8 @@ def _record(word: str, config: Config, path: Path, observer: Observer) -> dict:
                 f"{path} holds a run of another configuration; choose another directory"
             )
         elif len(directory.history()) < config.epochs:
-            resume(path, observer=angles)
+            system = getattr(config.model, "path", None)
+            resume(path, observer=angles, system=system)
     except TrainingDiverged as stop:
         failure = str(stop)
     history = directory.history()

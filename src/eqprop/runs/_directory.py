@@ -1,29 +1,39 @@
 """The run directory: which file holds what, and how it is written and read.
 
 ==================  =========================================================
-config.json         the resolved configuration
+config.json         the resolved configuration; written last, it makes the run
 env.json            versions, machine, command
+inputs.json         SHA-256 of the data, and of the user's model file
+precision.json      what tf32 or bf16 does to the first gradient, where chosen
 model.py            a copy of the user's file, for a model of their own
 metrics.jsonl       one line an epoch
-checkpoints/        the newest good states
+checkpoints/        the newest good states, and the best
+damaged/            checkpoints that were found not to be what was saved
 curves.png          error, loss, residual and relative weight change
 weights.png         the first layer's weights, for image inputs
 ==================  =========================================================
 """
 
+import contextlib
 import dataclasses
-import errno
 import json
-import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..training import Config, config_to_json, load_config
+from ..training import Config, config_to_json, load_config, RunWarning, UserModel
+from ._checkpoints import Checkpoints, differences
+from ._inputs import check_data, check_system, fingerprints, hash_file
+from ._problem import Problem, split_path
 
-KEEP = 2
+
+KNOWN = {"shape", "dtype", "sha256"}
+DEVICES = ("processor", "backend", "devices", "x64", "packages")
+LIBRARIES = ("jax", "jaxlib", "optax", "equinox")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,39 +54,78 @@ class RunDirectory:
     def model_file(self) -> Path:
         return self.path / "model.py"
 
-    def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Make the directory; refuse one that already holds a run."""
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.path / "checkpoints")
+
+    @contextlib.contextmanager
+    def locked(self, *, make: bool = False) -> Iterator[None]:
+        """Keep other processes from training here; the system ends it with us."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        with self._writing():
+            if make:
+                self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise OSError(
+                    f"another process is training in {self.path}; wait for its end, or "
+                    "choose another directory with --run DIR"
+                ) from None
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"cannot make the run directory {self.path}: {error.strerror}; choose "
-                "another with --run DIR"
-            ) from error
-        if not os.access(self.path, os.W_OK):
-            raise PermissionError(
-                f"the run directory {self.path} is not writable; choose another with "
-                "--run DIR"
-            )
+            yield
+        finally:
+            lock.release()
+
+    def create(
+        self, config: Config, environment: dict[str, Any], problem: Problem
+    ) -> None:
+        """Write what a run begins with; refuse a directory that already holds one."""
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds a run; choose another directory with "
                 f"--run DIR, or go on with it: eqprop train --resume {self.path}"
             )
-        try:
+        inputs: dict[str, Any] = {"data": fingerprints(problem), "model": None}
+        with self._writing():
+            # What a start that was killed has left belongs to no run.
+            self.metrics_file.unlink(missing_ok=True)
+            if isinstance(config.model, UserModel):
+                shutil.copyfile(split_path(config.model.path)[0], self.model_file)
+                inputs["model"] = hash_file(self.model_file)
             self.write_json("env.json", environment)
+            self.write_json("inputs.json", inputs)
             self.write_json("config.json", config_to_json(config))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A folder that cannot be written to is named, with the way out."""
+        try:
+            yield
         except OSError as error:
-            raise OSError(
+            if error.strerror is None:
+                raise
+            raise type(error)(
+                error.errno,
                 f"cannot write into the run directory {self.path}: {error.strerror}; "
-                "choose another with --run DIR"
+                "choose another with --run DIR",
             ) from error
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Write a file whole or not at all."""
-        partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
+        self._write(self.path / name, json.dumps(record, indent=2) + "\n")
+
+    def _write(self, file: Path, text: str) -> None:
+        partial = file.with_name(f".{file.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
 
     def config(self) -> Config:
         """The configuration of the run."""
@@ -87,14 +136,79 @@ class RunDirectory:
             )
         return load_config(self.config_file)
 
-    def keep_model(self, source: Path) -> None:
-        """Copy the user's model file into the run."""
-        shutil.copyfile(source, self.model_file)
+    def problem(self, config: Config, system: str | None) -> Problem:
+        """The model and data of the run, found to be those it was trained with.
+
+        A model of the user's own is executed only if `system` names its file.
+        """
+        inputs = self._inputs()
+        system = check_system(
+            self.path, config, inputs["model"], self.model_file, system
+        )
+        try:
+            problem = Problem.build(config, system)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the data of the run {self.path} are gone: {error}"
+            ) from error
+        check_data(self.path, inputs["data"], problem)
+        return problem
+
+    def _inputs(self) -> dict[str, Any]:
+        file = self.path / "inputs.json"
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            for known in record["data"].values():
+                if not isinstance(known["shape"], list) or known.keys() != KNOWN:
+                    raise ValueError("an array has other entries than " + str(KNOWN))
+            return {"model": record["model"], "data": record["data"]}
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{file} does not exist: the run was made by an eqprop that kept no "
+                "fingerprint of its data, or it has been removed; train it anew"
+            ) from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged ({error}); bring it back") from error
+
+    def warn_of_other_devices(self, now: dict[str, Any]) -> None:
+        """Say what may change the last digits of a run that goes on elsewhere."""
+        try:
+            text = (self.path / "env.json").read_text(encoding="utf-8")
+            then = {name: json.loads(text).get(name) for name in DEVICES}
+            now = {name: now[name] for name in DEVICES}
+            for record in (then, now):
+                found = record.pop("packages")
+                record |= {name: found.get(name) for name in LIBRARIES}
+        except (OSError, AttributeError, ValueError):
+            return  # it decides nothing
+        wrong = differences(then, now)
+        if wrong:
+            warnings.warn(
+                f"{self.path} was begun elsewhere: {'; '.join(wrong)}. Its end may "
+                "differ in the last digits from that of an uninterrupted run",
+                RunWarning,
+                stacklevel=3,
+            )
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(record)) + "\n")
+        with (
+            self.keeping(self.metrics_file),
+            self.metrics_file.open("a", encoding="utf-8") as file,
+        ):
+            file.write(json.dumps(plain(record)) + "\n")
+
+    @contextlib.contextmanager
+    def keeping(self, file: Path) -> Iterator[None]:
+        """A file that cannot be written ends a run; it says which, and how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write {file}: {error.strerror or error}; what was saved "
+                f"before is kept. Go on later with: eqprop train --resume {self.path}",
+            ) from error
 
     def history(self, epochs: int | None = None) -> list[dict[str, Any]]:
         """The records of the first `epochs` epochs (all where `None`)."""
@@ -113,106 +227,16 @@ class RunDirectory:
 
     def rewrite(self, history: list[dict[str, Any]]) -> None:
         """Replace the metrics by these records, whole or not at all."""
-        partial = self.path / ".metrics.jsonl.partial"
-        text = "".join(json.dumps(_plain(record)) + "\n" for record in history)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.metrics_file)
-
-    def save(self, number: int, arrays: dict[str, Any]) -> None:
-        """Save a checkpoint of named arrays, whole or not at all."""
-        try:
-            with self._manager() as manager:
-                if number not in manager.all_steps():
-                    manager.save(number, args=_orbax().args.StandardSave(arrays))
-        except Exception as error:  # orbax raises many kinds, with pages of details
-            full = "No space left on device" in str(error)
-            reason = "no space left" if full else str(error)[:200]
-            raise OSError(
-                errno.ENOSPC if full else errno.EIO,
-                f"{self.path}: checkpoint {number} could not be saved ({reason}); what "
-                "was saved before is kept",
-            ) from error
-
-    def restore(self, like: dict[str, Any]) -> dict[str, Any]:
-        """The newest checkpoint, in the shapes of `like`."""
-        if not self.checkpoints():
-            raise FileNotFoundError(
-                f"{self.path} holds no checkpoint: the run stopped before its first "
-                f"epoch was saved. Go on with: eqprop train --resume {self.path}"
-            )
-        newest = self.checkpoints()[-1]
-        try:
-            with self._manager() as manager:
-                found = manager.restore(
-                    newest, args=_orbax().args.StandardRestore(like)
-                )
-        except Exception as error:  # orbax raises many kinds
-            raise ValueError(self._unreadable(newest, str(error))) from error
-        for name, array in like.items():
-            if np.shape(found[name]) != np.shape(array):
-                shapes = f"{name} has shape {np.shape(found[name])}, expected"
-                raise ValueError(
-                    self._unreadable(newest, f"{shapes} {np.shape(array)}")
-                )
-        return found
-
-    def _unreadable(self, number: int, reason: str) -> str:
-        reason = next(iter(reason.splitlines()), "")
-        older = self.checkpoints()[:-1]
-        folder = self.path / "checkpoints" / str(number)
-        hint = f"; delete {folder} to go back to checkpoint {older[-1]}" * bool(older)
-        return (
-            f"{folder} cannot be read ({reason}): it is damaged, or the run's data or "
-            f"model have changed since{hint}"
-        )
-
-    def checkpoints(self) -> list[int]:
-        """The numbers of the checkpoints, oldest first."""
-        folder = self.path / "checkpoints"
-        if not folder.is_dir():
-            return []
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-
-    def _manager(self):
-        ocp, folder = _orbax(), (self.path / "checkpoints").resolve()
-        folder.mkdir(exist_ok=True)
-        return ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP,
-                create=False,
-                enable_async_checkpointing=False,
-                multiprocessing_options=_by_itself(),
-            ),
-        )
+        text = "".join(json.dumps(plain(record)) + "\n" for record in history)
+        self._write(self.metrics_file, text)
 
 
-def _by_itself():
-    """A process saves and reads without waiting for the others of its run."""
-    import jax
-
-    if jax.process_count() == 1:
-        return _orbax().options.MultiprocessingOptions()
-    process = jax.process_index()
-    return _orbax().options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"process{process}",
-    )
-
-
-def _orbax():
-    import orbax.checkpoint
-
-    return orbax.checkpoint
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN: what is not finite becomes null."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -1,8 +1,12 @@
 """What a run needs to be understood later: versions, devices, machine, command."""
 
+import contextlib
+import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, UTC
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +14,9 @@ from typing import Any
 
 import jax
 
+from ._directory import RunDirectory
+
+FILE = "env.json"
 PACKAGES = (
     "eqprop",
     "jax",
@@ -17,16 +24,17 @@ PACKAGES = (
     "equinox",
     "optax",
     "orbax-checkpoint",
+    "diffrax",
     "numpy",
     "scikit-learn",
 )
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, processor and command line, as plain JSON values."""
+    """Versions, devices, processor, command line and git commit, as JSON values."""
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "time": _now(),
+        "command": _command(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -36,7 +44,91 @@ def environment() -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.devices()],
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "packages": {name: _version(name) for name in PACKAGES},
+        "git": _git(),
     }
+
+
+def read_environment(directory: RunDirectory) -> dict[str, Any]:
+    """What `env.json` of a run holds; nothing where it is lost or damaged."""
+    try:
+        text = (directory.path / FILE).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextlib.contextmanager
+def session(directory: RunDirectory, *, resumed: bool = False) -> Iterator[None]:
+    """Note in `env.json` when work on a run began, and when and how it ended.
+
+    A session that was killed is the one without an `outcome`.  What a resumed run
+    ran with stands in the list `resumed`, one environment a session.
+    """
+    record = read_environment(directory)
+    if resumed:
+        record["resumed"] = [*_sessions(record), environment()]
+    last = record["resumed"][-1] if resumed else record
+    last |= {"ended": None, "outcome": None}
+    directory.write_json(FILE, record)
+    outcome = "finished"
+    try:
+        yield
+    except BaseException as error:
+        kind = type(error).__name__
+        outcome = _OUTCOMES.get(kind, f"failed: {kind}")
+        raise
+    finally:
+        last |= {"ended": _now(), "outcome": outcome}
+        with contextlib.suppress(OSError):  # a full disk has said so already
+            directory.write_json(FILE, record)
+
+
+_OUTCOMES = {
+    "TrainingInterrupted": "interrupted",
+    "KeyboardInterrupt": "interrupted",
+    "TrainingDiverged": "diverged",
+}
+
+
+def _sessions(record: dict[str, Any]) -> list[Any]:
+    found = record.get("resumed")
+    return found if isinstance(found, list) else []
+
+
+def _command() -> list[str]:
+    """The words of the command; `python -m eqprop.cli` is `eqprop`."""
+    program = Path(sys.argv[0])
+    name = "eqprop" if program.parts[-2:] == ("cli", "__main__.py") else program.name
+    return [name, *sys.argv[1:]]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the working directory, and whether files differ from it."""
+    commit = _ask_git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    changes = _ask_git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _ask_git(*words: str) -> str | None:
+    """What git says; nothing without git, outside of a repository, or without end."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *words],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def _version(name: str) -> str | None:

@@ -9,14 +9,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from .. import data
 from ..data import _splits
+from ..relaxations import initial_state
 from ..systems import AbstractSystem, _check, has_total_energy
 from ..training import Config, Examples, UserModel
+
+
+STARTS = 100
+"""examples of a user's model whose start is tried before anything is trained"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +36,14 @@ class Problem:
     test: Examples | None
     image_shape: tuple[int, ...] | None
     dataset: data.Dataset | None = None
+    gone: FileNotFoundError | None = None
+    """why there are no examples, of a network that was built without them"""
 
     @classmethod
-    def build(cls, config: Config, model_file: Path | None = None) -> "Problem":
-        """Load the data, make the system; `model_file` replaces the user's file."""
+    def build(cls, config: Config, model: str | None = None) -> "Problem":
+        """Load the data and make the system; `model` replaces config.model.path."""
         if isinstance(config.model, UserModel):
-            return cls._of_user(config, config.model, model_file)
+            return cls._of_user(config, model or config.model.path)
         if config.data is None:
             raise ValueError("data is None; name a data set, e.g. digits")
         dataset = _load(config)
@@ -44,11 +52,71 @@ class Problem:
         system, cost = config.model.build(dataset.input_shape, dataset.target_size, key)
         return cls._of(dataset, system, cost)
 
+    def check_start(self, where: str) -> None:
+        """A model whose states cannot even start is a mistake of the model."""
+        x = jax.tree.map(lambda leaf: leaf[:STARTS], self.train[0])
+        state = initial_state(self.system, x, None)
+        velocity = _velocities(self.system, x, state)
+        wrong = np.zeros(len(jax.tree.leaves(x)[0]), bool)
+        for leaf in jax.tree.leaves(velocity):
+            wrong |= ~np.isfinite(leaf).reshape(len(wrong), -1).all(1)
+        if wrong.any():
+            raise ValueError(
+                f"{where}: its velocity is not finite in the state that example "
+                f"{int(wrong.argmax())} starts from: look for a logarithm, a root or "
+                "a division there, or start it elsewhere (init_state)"
+            )
+
     @classmethod
-    def _of_user(
-        cls, config: Config, model: UserModel, model_file: Path | None
+    def without_data(
+        cls, config: Config, facts: dict[str, Any], gone: FileNotFoundError
     ) -> "Problem":
-        system, cost, x, y = load_user_model(model.path, model_file)
+        """The network for data that are gone, by what `facts` said of them."""
+        if isinstance(config.model, UserModel):
+            raise gone
+        try:
+            shape, size, classes, image = (
+                facts[name]
+                for name in ("input_shape", "target_size", "classes", "image_shape")
+            )
+            shape, image = tuple(shape), None if image is None else tuple(image)
+            split = data.Split(np.zeros((0, *shape), np.float32), np.zeros((0, size)))
+        except (KeyError, TypeError, ValueError):
+            raise gone from None
+        key, _ = config.keys()
+        system, cost = config.model.build(shape, size, key)
+        name = str(facts.get("name"))
+        dataset = data.Dataset(name, split, None, None, classes, image)
+        return cls(
+            system, cost, (split.x, split.y), None, None, image, dataset, gone=gone
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Sizes and shapes of the data, as JSON values."""
+        splits = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        found: dict[str, Any] = {
+            "name": None if self.dataset is None else self.dataset.name,
+            "examples": {
+                name: 0 if pair is None else len(jax.tree.leaves(pair[0])[0])
+                for name, pair in splits.items()
+            },
+            "image_shape": self.image_shape,
+        }
+        if self.dataset is not None:
+            found |= {
+                "input_shape": self.dataset.input_shape,
+                "target_size": self.dataset.target_size,
+                "classes": self.dataset.classes,
+            }
+        return found
+
+    @classmethod
+    def _of_user(cls, config: Config, path: str) -> "Problem":
+        system, cost, x, y = load_user_model(path)
         if config.data is not None:
             return cls._of(_load(config), system, cost)
         train, validation, test = _split(x, y, config)
@@ -72,6 +140,11 @@ class Problem:
         )
 
 
+@eqx.filter_jit
+def _velocities(system: AbstractSystem, x: PyTree, state: PyTree) -> PyTree:
+    return jax.vmap(system.velocity)(x, state)
+
+
 def split_path(path: str) -> tuple[Path, str]:
     """FILE.py and NAME of `FILE.py:NAME`."""
     file, colon, name = path.rpartition(":")
@@ -83,19 +156,17 @@ def split_path(path: str) -> tuple[Path, str]:
     return Path(file), name
 
 
-def load_user_model(path: str, copy: Path | None = None) -> tuple:
+def load_user_model(path: str) -> tuple:
     """Call the function that `FILE.py:NAME` names; return (system, cost, x, y).
 
-    `copy` is read in place of the file, for a run that holds a copy of it; modules
-    next to the file are importable either way.
+    Modules next to the file are importable.
     """
-    file, name = split_path(path)
-    source = copy if copy is not None else file
+    source, name = split_path(path)
     if not source.is_file():
         raise FileNotFoundError(
             f"there is no file {source}; a model is named FILE.py:NAME"
         )
-    module = _execute(source, file.parent)
+    module = _execute(source)
     function = getattr(module, name, None)
     if not callable(function):
         known = [
@@ -146,7 +217,8 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _execute(source: Path, folder: Path) -> Any:
+def _execute(source: Path) -> Any:
+    folder = source.parent
     name = f"eqprop_user_{source.stem}"
     spec = importlib.util.spec_from_file_location(name, source)
     assert spec is not None

@@ -10,14 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._precision import rounded
 from ..costs import outputs_of
 from ..data import _checks
 from ..relaxations import AbstractRelaxation, relax
 from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, TrainState
+from ..training._step_size import with_dt
+from ._checkpoints import Checkpoint
 from ._directory import RunDirectory
+from ._environment import read_environment
 from ._problem import Problem
+from ._saved import restore
 
 PREDICT_BATCH = 500
 
@@ -32,26 +37,73 @@ class Run:
     cost: Any
     history: list[dict[str, Any]]
     problem: Problem
-    state: TrainState
+    state: TrainState | None
+    """`None` where the data are gone, to which a part of it belongs"""
 
 
-def load(run: str | Path) -> Run:
-    """Load a run directory, with the parameters of its newest checkpoint."""
-    from ._train import _model_copy, _start, restore
+def load(run: str | Path, *, best: bool = False, system: str | None = None) -> Run:
+    """Load a run directory, with the parameters of its newest checkpoint.
+
+    Where the data of a network of ours are gone, it is loaded without examples: it
+    predicts, and `evaluate` needs x and y.
+
+    **Arguments:**
+
+    - `best`: those of the best epoch instead: of the lowest validation error, or
+      training error where nothing was held out for validation.
+    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
+      only if it is named here and is the one that the run was trained with.
+
+    **Raises:** `ValueError` where the data, the model, the configuration or eqprop
+    itself are not those of the run, with the difference.  A damaged checkpoint brings
+    a warning, and the one before it is used.
+    """
+    from ._train import _start
 
     directory = RunDirectory(Path(run))
     config = directory.config()
+    checkpoints = directory.checkpoints
     try:
-        problem = Problem.build(config, _model_copy(directory))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the data or the model of the run {directory.path} are gone: {error}"
-        ) from error
+        problem = directory.problem(config, system)
+    except FileNotFoundError as gone:
+        found = checkpoints.best() if best else checkpoints.newest()
+        return _without_data(directory, config, gone, found)
     _, like = _start(config, problem)
-    state, _ = restore(directory, like)
-    history = directory.history(int(state.epoch))
+    checkpoints = directory.checkpoints
+    found = checkpoints.best() if best else checkpoints.newest()
+    saved = restore(found, config, like, directory.path)
+    state = saved.state
     return Run(
-        directory.path, config, state.system, state.cost, history, problem, state
+        *(directory.path, config, state.system, state.cost),
+        *(saved.history, problem, state),
+    )
+
+
+def _without_data(
+    directory: RunDirectory,
+    config: Config,
+    gone: FileNotFoundError,
+    checkpoint: Checkpoint,
+) -> Run:
+    facts = read_environment(directory).get("data")
+    known = facts if isinstance(facts, dict) else {}
+    problem = Problem.without_data(config, known, gone)
+    arrays = checkpoint.arrays
+    model = {"system": problem.system, "cost": problem.cost}
+
+    def saved(path, leaf):
+        # ['system'].weights[0] here is .system.weights[0] there.
+        name = f".{path[0].key}{jax.tree_util.keystr(path[1:])}"
+        found = arrays.get(name)
+        if found is None or found.shape != leaf.shape:
+            raise gone
+        return jnp.asarray(found, leaf.dtype)
+
+    held, static = eqx.partition(model, eqx.is_array)
+    model = eqx.combine(jax.tree_util.tree_map_with_path(saved, held), static)
+    history = directory.history()
+    return Run(
+        directory.path, config, model["system"], model["cost"], history, problem, None
     )
 
 
@@ -70,6 +122,8 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         raise ValueError("evaluate needs both x and y, or neither")
     split = "given"
     if x is None:
+        if run.problem.gone is not None:
+            raise run.problem.gone
         split = "train" if run.problem.test is None else "test"
         x, y = run.problem.train if run.problem.test is None else run.problem.test
     else:
@@ -78,11 +132,12 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         _check.check_finite(x=x, y=y)
     _check_inputs(run, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
-    particles = run.state.particles.get(split)
-    free = run.config.estimator.free
-    found, _ = training.evaluate(run.system, run.cost, free, x, y, particles)
+    particles = None if run.state is None else run.state.particles.get(split)
+    problem = (run.system, run.cost, _free(run), x, y)
+    precision = run.config.precision
+    found, _ = training.evaluate(*problem, particles, precision)
     if particles is not None:
-        cold, _ = training.evaluate(run.system, run.cost, free, x, y)
+        cold, _ = training.evaluate(*problem, None, precision)
         found["error_cold"] = cold["error"]
     return {"split": split, "examples": len(jax.tree.leaves(x)[0]), **found}
 
@@ -95,23 +150,53 @@ def predict(run: Run, x: Any) -> np.ndarray:
     _check.batch_size(x=x)
     _check.check_finite(x=x)
     _check_inputs(run, x)
+    return settle_each(run, x)["outputs"]
+
+
+def settle_each(run: Run, x: Any) -> dict[str, np.ndarray]:
+    """`outputs`, `steps`, `residual` and `status` of every example, settled anew."""
     count = len(jax.tree.leaves(x)[0])
     size = min(PREDICT_BATCH, count)
-    outputs = []
+    found = []
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         batch = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], x)
-        outputs.append(_outputs(run.system, run.cost, batch, run.config.estimator.free))
-    return np.concatenate([np.asarray(output) for output in outputs])[:count]
+        settled = _settled(
+            run.system, run.cost, batch, _free(run), run.config.precision
+        )
+        found.append(jax.tree.map(np.asarray, settled))
+    return {
+        name: np.concatenate([part[name] for part in found])[:count]
+        for name in found[0]
+    }
+
+
+def _free(run: Run) -> AbstractRelaxation:
+    """The free phase, with the step size of the last epoch where that follows."""
+    dt = None if run.state is None else run.state.dt
+    return with_dt(run.config.estimator, dt).free
 
 
 @eqx.filter_jit
-def _outputs(
-    system: AbstractSystem, cost: Any, x: PyTree[Array], relaxation: AbstractRelaxation
-) -> Array:
-    # A key for relaxations that draw random numbers; the others leave it aside.
-    settled = relax(system, x, relaxation, key=jax.random.key(0)).state
-    return jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(settled)
+def _settled(
+    system: AbstractSystem,
+    cost: Any,
+    x: PyTree[Array],
+    relaxation: AbstractRelaxation,
+    precision: str,
+) -> dict[str, Array]:
+    def settled(x):
+        # A key for relaxations that draw random numbers; the others leave it aside.
+        found = relax(system, x, relaxation, key=jax.random.key(0))
+        outputs = jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(found.state)
+        return {
+            "outputs": outputs,
+            "steps": found.steps,
+            "residual": found.residual,
+            "status": found.status,
+        }
+
+    return rounded(settled, precision)(x)
 
 
 def _targets(run: Run, y: Any) -> Any:

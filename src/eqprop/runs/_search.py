@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ def search(
     prune: bool = True,
     seed: int = 0,
     observer: Observer | None = None,
+    writers: Sequence[str] = (),
+    devices: int | None = None,
 ) -> Search:
     """Train until the study holds that many trials; a trial is a run in `path`.
 
@@ -93,6 +95,7 @@ def search(
     - `storage`: any URL of Optuna's; a file of SQLite in `path` where `None`.
     - `request`: what the study searches; another request for the same study is an
       error.
+    - `writers`, `devices`: as of `train`, of every trial.
 
     **Raises:** `ValueError` for a request that cannot be met, `TrainingInterrupted`
     after a Ctrl-C; the interrupted trial is tried again first.
@@ -118,7 +121,13 @@ def search(
         # By number, so that neither a later start nor another machine repeats one.
         made.sampler = optuna.samplers.TPESampler(seed=seed + trial.number)
         options = {varied.option: varied.suggest(trial) for varied in space}
-        _try(made, trial, configure, options, path, observer or Observer())
+        watch = _Watch(trial, observer or Observer())
+
+        def run(folder, options=options, watch=watch):
+            shared = {"writers": writers, "devices": devices}
+            train(configure(options), run=folder, observer=watch, **shared)
+
+        _try(made, trial, run, options, path, watch)
         _keep(path, made)
     return Search(path, _keep(path, made))
 
@@ -145,14 +154,14 @@ class _Watch(Observer):
             raise _optuna().TrialPruned
 
 
-def _try(made, trial, configure, options, path, observer) -> None:
+def _try(made, trial, run, options, path, watch) -> None:
     """One run; the study is told how it ended, whatever that is."""
     states = _optuna().trial.TrialState
-    folder, watch = path / f"trial-{trial.number}", _Watch(trial, observer)
+    folder = path / f"trial-{trial.number}"
     trial.set_user_attr("run", str(folder))
     trial.set_user_attr("options", options)
     try:
-        train(configure(options), run=folder, observer=watch)
+        run(folder)
     except _optuna().TrialPruned:
         made.tell(trial, state=states.PRUNED)
     except TrainingDiverged as error:

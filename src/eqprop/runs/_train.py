@@ -1,21 +1,16 @@
 """`train`: a configuration in, a run directory that stands alone out."""
 
+import contextlib
 import dataclasses
 import datetime
-import signal
-import threading
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from .. import recipes
 from ..report import draw
 from ..training import (
+    check_writers,
     Config,
     config_to_json,
     Observer,
@@ -25,25 +20,35 @@ from ..training import (
     TrainingDiverged,
     TrainState,
     UserModel,
+    Writers,
 )
-from ..training._processes import any_of, exchange, of_first, on_first, together
+from ..training._processes import (
+    entered_by_first,
+    exchange,
+    is_first,
+    on_first,
+    together,
+)
 from ._directory import RunDirectory
-from ._environment import environment
+from ._environment import environment, session
+from ._precision import FILE as PRECISION_FILE, measure_precision
 from ._problem import Problem, split_path
+from ._recorder import (
+    Interrupt,
+    Recorder,
+    TrainingInterrupted as TrainingInterrupted,
+)
 from ._run import Run
-
-SAVE_SECONDS = 5.0
-
-
-class TrainingInterrupted(Exception):
-    """The user asked to stop; everything is saved and the message says how to go on."""
+from ._saved import restore, Saved
 
 
 def train(
     config: Config | str,
     *,
     run: str | Path | None = None,
+    name: str | None = None,
     observer: Observer | None = None,
+    writers: Sequence[str] = (),
     devices: int | None = None,
     **overrides: Any,
 ) -> Run:
@@ -51,8 +56,10 @@ def train(
 
     **Arguments:**
 
-    - `run`: the directory; `runs/RECIPE-TIME` where `None`.
+    - `run`: the directory; `runs/NAME-TIME` where `None`.
+    - `name`: of that directory; the recipe's where `None`.
     - `observer`: watches chunks and epochs, e.g. to draw a progress bar.
+    - `writers`: tensorboard, wandb, trackio: they get every epoch's record too.
     - `devices`: how many of this process's devices share each batch; one, or all
       where several processes train together (docs/cluster.md).
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
@@ -62,7 +69,8 @@ def train(
     **Raises:** `TrainingDiverged`, `TrainingInterrupted` (both after saving),
     `ValueError` and `OSError` for a request that cannot be met.
     """
-    name = config if isinstance(config, str) else "run"
+    check_writers(writers)
+    name = name or (config if isinstance(config, str) else "run")
     if isinstance(config, str):
         config = recipes.recipe(config).config
     if not isinstance(config, Config):
@@ -77,14 +85,27 @@ def train(
         ) from None
     with together():
         problem = Problem.build(config)
-        with _Interrupt():
+        with Interrupt():
             trainer, state = _start(config, problem, devices)
-        path = of_first(str(default_path(name) if run is None else run))
-        directory = RunDirectory(Path(path))
-        on_first(directory.create, _with_whole_paths(config), environment())
-        if isinstance(config.model, UserModel):
-            on_first(directory.keep_model, split_path(config.model.path)[0])
-        return _run(config, problem, trainer, state, directory, [], 0.0, observer)
+            if isinstance(config.model, UserModel):
+                file, function = split_path(config.model.path)
+                problem.check_start(f"{function}() in {file}")
+        rounding = None
+        if config.precision != "float32" and is_first():
+            rounding = measure_precision(config, problem)
+        place = on_first(lambda: str(default_path(name) if run is None else run))
+        directory = RunDirectory(Path(place))
+        record = environment() | {"data": problem.facts()}
+        with entered_by_first(directory.locked(make=True)):
+            on_first(directory.create, _with_whole_paths(config), record, problem)
+            if rounding is not None:
+                directory.write_json(PRECISION_FILE, rounding)
+            written = _writers(directory, config, writers, observer)
+            noted = entered_by_first(session(directory))
+            with _naming(directory), noted, written:
+                return _run(
+                    *(config, problem, trainer, state, directory, [], 0.0, written)
+                )
 
 
 def resume(
@@ -92,25 +113,47 @@ def resume(
     *,
     observer: Observer | None = None,
     epochs: int | None = None,
+    system: str | None = None,
+    writers: Sequence[str] = (),
     devices: int | None = None,
 ) -> Run:
     """Go on with a run from its newest checkpoint, as if it had never stopped.
 
-    A run without a checkpoint, stopped too early for one, starts at the beginning.
-    `epochs` may raise (or lower) the number of epochs of the run.  With a cosine
-    schedule it may not: the rates already used would have been others.  `devices` is
-    as for `train`, and need not be what it was before.
+    The end is that of the uninterrupted run, bit for bit, on the same devices.  A run
+    without a checkpoint, stopped too early for one, starts at the beginning; a
+    damaged checkpoint is set aside with a warning, and the one before it used.
+
+    **Arguments:**
+
+    - `epochs`: raises (or lowers) the number of epochs of the run.  With a cosine
+      schedule it may not: the rates already used would have been others.
+    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
+      only if it is named here and is the one that the run was trained with.
+    - `devices`: as for `train`; another number changes the last digits at most.
     """
+    check_writers(writers)
+    directory = RunDirectory(Path(run))
     with together():
-        return _resume(RunDirectory(Path(run)), observer, epochs, devices)
+        config = _config_of(directory, epochs)
+        with entered_by_first(directory.locked()), _naming(directory):
+            if is_first():
+                directory.warn_of_other_devices(environment())
+            problem = directory.problem(config, system)
+            with Interrupt():
+                trainer, state = _start(config, problem, devices)
+            saved = _newest(directory, config, trainer, state)
+            on_first(directory.write_json, "config.json", config_to_json(config))
+            on_first(directory.rewrite, saved.history)
+            written = _writers(directory, config, writers, observer)
+            with entered_by_first(session(directory, resumed=True)), written:
+                return _run(
+                    *(config, problem, trainer, saved.state, directory),
+                    *(saved.history, saved.seconds, written),
+                )
 
 
-def _resume(
-    directory: RunDirectory,
-    observer: Observer | None,
-    epochs: int | None,
-    devices: int | None,
-) -> Run:
+def _config_of(directory: RunDirectory, epochs: int | None) -> Config:
+    """The run's configuration, with another number of epochs where that can be."""
     config = directory.config()
     if epochs is not None and epochs != config.epochs:
         if config.optimizer.schedule != "constant":
@@ -119,43 +162,45 @@ def _resume(
                 f"its {config.optimizer.schedule} schedule; train anew instead"
             )
         config = dataclasses.replace(config, epochs=epochs)
-    problem = Problem.build(config, _model_copy(directory))
-    with _Interrupt():
-        trainer, state = _start(config, problem, devices)
-    seconds = 0.0
-    if directory.checkpoints():
-        state, seconds = restore(directory, trainer.collected(state))
-        state = trainer.placed(state)
-    if config.epochs < int(state.epoch):
+    return config
+
+
+def _newest(
+    directory: RunDirectory, config: Config, trainer: Trainer, state: TrainState
+) -> Saved:
+    """What the newest whole checkpoint holds, or the start where there is none."""
+    if not directory.checkpoints.numbers():
+        return Saved(state, [], 0.0)
+    newest = directory.checkpoints.newest()
+    if len(set(exchange(newest.number))) > 1:
         raise ValueError(
-            f"epochs={config.epochs}: this run has done {int(state.epoch)} already; "
-            "give at least as many"
+            f"the processes read different checkpoints in {directory.path}; the run "
+            "directory must be on a disk that all of them share"
         )
-    history = directory.history(int(state.epoch))
-    on_first(directory.write_json, "config.json", config_to_json(config))
-    on_first(directory.rewrite, history)
-    return _run(config, problem, trainer, state, directory, history, seconds, observer)
+    saved = restore(newest, config, trainer.collected(state), directory.path)
+    on_first(directory.checkpoints.set_aside, newest.number)
+    if config.epochs < int(saved.state.epoch):
+        raise ValueError(
+            f"epochs={config.epochs}: this run has done {int(saved.state.epoch)} "
+            "already; give at least as many"
+        )
+    return dataclasses.replace(saved, state=trainer.placed(saved.state))
 
 
-def restore(directory: RunDirectory, like: TrainState) -> tuple[TrainState, float]:
-    """The newest saved state, and the seconds its epoch had taken."""
-    arrays = _to_arrays(like, 0.0)
-    found = directory.restore(arrays)
-    seconds = float(found.pop("seconds"))
-    leaves, tree = jax.tree.flatten(like)
-    paths = [name for name in arrays if name != "seconds"]
-    restored = iter(found[name] for name in paths)
-    leaves = [
-        jnp.array(next(restored), copy=True) if eqx.is_array(leaf) else leaf
-        for leaf in leaves
-    ]
-    return jax.tree.unflatten(tree, leaves), seconds
+def _writers(
+    directory: RunDirectory,
+    config: Config,
+    names: Sequence[str],
+    observer: Observer | None,
+) -> Writers:
+    names = names if is_first() else ()
+    return Writers(directory.path, config_to_json(config), names, observer)
 
 
 def _start(
     config: Config, problem: Problem, devices: int | None = None
 ) -> tuple[Trainer, TrainState]:
-    _check_same(config)
+    _check_same({**config_to_json(config), "devices": devices})
     trainer = make_trainer(
         problem.system,
         problem.cost,
@@ -172,14 +217,17 @@ def _start(
         seed=config.seed,
         persistent=config.persistent,
         shuffle=config.shuffle,
+        precision=config.precision,
+        on_unsettled=config.on_unsettled,
+        dt=config.dt,
         devices=devices,
     )
     return trainer, trainer.init(problem.system, problem.cost)
 
 
-def _check_same(config: Config) -> None:
+def _check_same(request: dict[str, Any]) -> None:
     """Processes that train together must have been asked for the same."""
-    first, *others = exchange(config_to_json(config))
+    first, *others = exchange(request)
     for number, other in enumerate(others, 1):
         if other != first:
             differing = ", ".join(name for name in first if first[name] != other[name])
@@ -199,8 +247,9 @@ def _run(
     seconds: float,
     observer: Observer | None,
 ) -> Run:
-    with _Interrupt() as interrupt:
-        recorder = _Recorder(directory, interrupt, observer or Observer(), problem)
+    with Interrupt() as interrupt:
+        inner = observer or Observer()
+        recorder = Recorder(config, problem, directory, history, interrupt, inner)
         try:
             state = run_epochs(
                 trainer, state, config.epochs, history, recorder, seconds
@@ -216,98 +265,23 @@ def _run(
             raise TrainingDiverged(f"{stop} {kept}") from None
     state = trainer.collected(state)
     shown = (directory.path, history, state.system, state.cost, problem.image_shape)
-    on_first(draw, *shown)
+    with directory.keeping(directory.path / "curves.png"):
+        on_first(draw, *shown)
     return Run(
         directory.path, config, state.system, state.cost, history, problem, state
     )
 
 
-class _Interrupt:
-    """Turns the first Ctrl-C into a flag; a second one stops at once.
-
-    A flag that nobody has answered stops the program at the end of the block.
-    """
-
-    def __enter__(self) -> "_Interrupt":
-        self.requested = self.answered = False
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._previous = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._previous)
-        if kind is None and self.requested and not self.answered:
-            raise KeyboardInterrupt
-
-    def _note(self, *_) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-class _Recorder(Observer):
-    """Writes metrics and checkpoints, and stops where the user asked to."""
-
-    def __init__(
-        self,
-        directory: RunDirectory,
-        interrupt: _Interrupt,
-        inner: Observer,
-        problem: Problem,
-    ) -> None:
-        self.directory, self.interrupt, self.inner = directory, interrupt, inner
-        self.problem = problem
-        self.saved = -SAVE_SECONDS
-
-    def on_start(self, trainer, state, epochs):
-        self.trainer, self.steps, self.epochs = trainer, trainer.steps, epochs
-        self.inner.on_start(trainer, state, epochs)
-
-    def on_chunk(self, state, record):
-        self.inner.on_chunk(state, record)
-        if any_of(self.interrupt.requested) and record["step"] < self.steps:
-            self._save(state, record["seconds"])
-            self._stop(f"epoch {record['epoch']}, step {record['step']}")
-
-    def on_epoch(self, state, record):
-        on_first(self.directory.append, record)
-        ended = record["epoch"] == self.epochs
-        stopping = any_of(self.interrupt.requested) and not ended
-        late = time.monotonic() - self.saved > SAVE_SECONDS
-        if any_of(ended or stopping or late):
-            self._save(state, 0.0)
-        self.inner.on_epoch(state, record)
-        if stopping:
-            self._stop(f"epoch {record['epoch']}")
-
-    def on_failure(self, state):
-        # The state before the failed step is finite, but on its way out: what an
-        # epoch ended with is better, and before the first what training began with.
-        if of_first(not self.directory.checkpoints()):
-            fresh = self.trainer.init(self.problem.system, self.problem.cost)
-            self._save(fresh, 0.0)
-        self.inner.on_failure(state)
-
-    def _save(self, state: TrainState, seconds: float) -> None:
-        number = int(state.epoch) * self.steps + int(state.step)
-        arrays = _to_arrays(self.trainer.collected(state), seconds)
-        on_first(self.directory.save, number, arrays)
-        self.saved = time.monotonic()
-
-    def _stop(self, where: str) -> None:
-        raise TrainingInterrupted(
-            f"stopped after {where}; everything is saved in {self.directory.path}. "
-            f"Go on with: eqprop train --resume {self.directory.path}"
-        )
-
-
-def _to_arrays(state: TrainState, seconds: float) -> dict[str, np.ndarray]:
-    """The arrays of a state by the path that leads to them."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    return arrays | {"seconds": np.asarray(seconds)}
+@contextlib.contextmanager
+def _naming(directory: RunDirectory) -> Iterator[None]:
+    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped at once; what was saved is in {directory.path}. Go on with: "
+            f"eqprop train --resume {directory.path}"
+        ) from None
 
 
 def _with_whole_paths(config: Config) -> Config:
@@ -322,14 +296,20 @@ def _with_whole_paths(config: Config) -> Config:
     return config
 
 
-def _model_copy(directory: RunDirectory) -> Path | None:
-    return directory.model_file if directory.model_file.exists() else None
-
-
 def default_path(name: str) -> Path:
+    """Make a directory that no other run has: `runs/NAME-TIME`."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path, number = Path("runs") / f"{name}-{stamp}", 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{stamp}-{number}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = Path("runs") / f"{name}-{stamp}-{number}"
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"cannot make the run directory {path}: {error.strerror}; choose "
+                "another with --run DIR",
+            ) from error

@@ -59,9 +59,9 @@ class HopfieldEnergy(Layered, AbstractEnergy):
             return 1.0
 
         def bound(x, s):
-            rates = self.rates(s)
+            drives = self.drives(x, self.rates(s))
             return tuple(
-                1 + self.activations[k].bend * jnp.abs(self.drive(x, rates, k))
+                1 + self.activations[k].bend * jnp.abs(drives[k])
                 for k in range(parity, len(s), 2)
             )
 

@@ -106,14 +106,16 @@ class Layered(eqx.Module):
             for link, weight, bias, lower, upper in zip(*layers, strict=True)
         )
 
-    def drive(self, x: Input, rates: Layers, k: int) -> Array:
-        """What layer k gets: from below, from its bias and from above."""
-        below = rates[k - 1] if k else checked_input(x, self.shapes[0])
-        drive = self.links[k].forward(self.weights[k], below) + self.biases[k]
-        if k + 1 < len(rates):
-            above = (self.weights[k + 1], self.feedback(k), rates[k], rates[k + 1])
-            drive = drive + self.links[k + 1].backward(*above)
-        return drive
+    def drives(self, x: Input, rates: Layers) -> Layers:
+        """What the layers get: from below, from their biases and from above."""
+        first = self.links[0].forward(self.weights[0], checked_input(x, self.shapes[0]))
+        drives = [first + self.biases[0]]
+        for k, link in enumerate(self.links[1:]):
+            weights = (self.weights[k + 1], self.feedback(k))
+            forward, back = link.both(*weights, rates[k], rates[k + 1])
+            drives[k] = drives[k] + back
+            drives.append(forward + self.biases[k + 1])
+        return tuple(drives)
 
     def feedback(self, k: int) -> Array:
         """The weights, shaped like those of layer k + 1, by which layer k hears it."""

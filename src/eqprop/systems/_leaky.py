@@ -71,7 +71,7 @@ class LeakyIntegrator(Layered, AbstractVectorField):
 
     def velocity(self, x: Input, s: Layers) -> Layers:
         rates = s if self.discrete else self.rates(s)
-        drives = tuple(self.drive(x, rates, k) for k in range(len(s)))
+        drives = self.drives(x, rates)
         if self.discrete:
             drives = self.rates(drives)
         return tuple(drive - u for drive, u in zip(drives, s, strict=True))

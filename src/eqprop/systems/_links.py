@@ -20,12 +20,11 @@ from typing import get_args, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
+from ._correlation import correlate, Image, Kernel, windows
 from ._initializers import Initializer
 
-Image = Inexact[Array, "height width channels"]
-Kernel = Inexact[Array, "kernel kernel n_in n_out"]
 Pool = Literal["max", "average", "softmax"]
 Shape = tuple[int, ...]
 
@@ -51,12 +50,12 @@ class Dense:
         """r W."""
         return jnp.ravel(lower) @ weight
 
-    def backward(
+    def both(
         self, weight: Array, feedback: Array, lower: Array, upper: Array
-    ) -> Array:
-        """B u, in the lower layer's shape; W does not matter."""
-        del weight
-        return (feedback @ upper).reshape(jnp.shape(lower))
+    ) -> tuple[Array, Array]:
+        """Forward, and backward B u in the lower layer's shape."""
+        back = (feedback @ upper).reshape(jnp.shape(lower))
+        return self.forward(weight, lower), back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +162,18 @@ class Convolution:
         """𝒫(W ⋆ r)."""
         return self.pooled(self.linear(weight, lower))
 
-    def backward(
+    def both(
         self, weight: Kernel, feedback: Kernel, lower: Image, upper: Image
-    ) -> Image:
-        """Bᵀ ⋆ 𝒫⁻¹(u): unpooled where W ⋆ r says, convolved back by B."""
+    ) -> tuple[Image, Image]:
+        """Forward, and backward Bᵀ ⋆ 𝒫⁻¹(u): unpooled where W ⋆ r says."""
         dtype = jnp.result_type(weight, feedback, lower, upper)
         lower, upper = lower.astype(dtype), upper.astype(dtype)
-        _, unpool = jax.vjp(self.pooled, self.linear(weight, lower))
+        if feedback is weight:  # so that what both need of W is computed once
+            forward, back = jax.vjp(lambda r: self.forward(weight, r), lower)
+            return forward, back(upper)[0]
+        forward, unpool = jax.vjp(self.pooled, self.linear(weight, lower))
         _, back = jax.vjp(lambda r: self.linear(feedback, r), lower)
-        return back(*unpool(upper))[0]
+        return forward, back(*unpool(upper))[0]
 
     def linear(self, weight: Kernel, lower: Image) -> Image:
         """W ⋆ r, without pooling."""
@@ -180,18 +182,18 @@ class Convolution:
         margin = (self.padding, self.padding, 0)
         zero = jnp.zeros((), dtype)
         image = jax.lax.pad(image, zero, (margin, margin, (0, 0, 0)))
-        return _correlate(self.stride, image, kernel)
+        return correlate(self.stride, image, kernel)
 
     def pooled(self, z: Image) -> Image:
         """𝒫(z)."""
         if self.pool is None:
             return z
         step = self.pool_stride or self.pool_size
-        windows = _windows(z, self.pool_size, step)
+        places = windows(z, self.pool_size, step)
         if self.pool == "average":
-            return sum(windows) / len(windows)  # type: ignore[return-value]
+            return sum(places) / len(places)  # type: ignore[return-value]
         if self.pool == "softmax":
-            stacked = jnp.stack(windows)
+            stacked = jnp.stack(places)
             shift = jax.lax.stop_gradient(jnp.max(jnp.real(stacked), axis=0))
             share = jnp.exp(stacked - shift)
             return jnp.sum(share * stacked, axis=0) / jnp.sum(share, axis=0)
@@ -201,7 +203,7 @@ class Convolution:
                 "no order; use pool='softmax' or 'average' for holomorphic EP"
             )
         # Its derivatives of every order follow the chosen place, the first of equals.
-        return functools.reduce(lambda a, b: jnp.where(b > a, b, a), windows)
+        return functools.reduce(lambda a, b: jnp.where(b > a, b, a), places)
 
 
 Link = Dense | Convolution
@@ -232,42 +234,3 @@ def linked(sizes: Sizes) -> tuple[tuple[Link, ...], tuple[Shape, ...]]:
 def is_whole(value: object) -> bool:
     """Whether this is an integer, and not a boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _correlate(stride: int, image: Image, kernel: Kernel) -> Image:
-    """Σ_{i,j,c} image[p·stride + i, q·stride + j, c] kernel[i, j, c, :].
-
-    Values are XLA's.  Derivatives are matrix products of patches: those in the image,
-    of which settling needs one a step, are 3 times as fast so; those in the kernel,
-    which XLA computes slowly inside of a loop, 30 times.
-    """
-    return jax.lax.conv_general_dilated(
-        image[None],
-        kernel,
-        window_strides=(stride, stride),
-        padding="VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )[0]
-
-
-@_correlate.defjvp
-def _correlate_jvp(stride: int, primals, tangents):
-    (image, kernel), (image_dot, kernel_dot) = primals, tangents
-
-    def product(image, kernel):
-        patches = jnp.concatenate(_windows(image, kernel.shape[0], stride), axis=-1)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
-
-    along = product(image_dot, kernel) + product(image, kernel_dot)
-    return _correlate(stride, image, kernel), along
-
-
-def _windows(image: Image, size: int, stride: int) -> list[Image]:
-    """For each place in a window, in reading order, its values over all windows."""
-    height, width = ((n - size) // stride * stride + 1 for n in image.shape[:2])
-    return [
-        image[i : i + height : stride, j : j + width : stride]
-        for i in range(size)
-        for j in range(size)
-    ]

@@ -39,6 +39,7 @@ class PrototypicalNetwork(Layered, AbstractMap):
         return self.synapses(x, s)
 
     def map(self, x: Input, s: Layers) -> Layers:
+        drives = self.drives(x, s)
         return tuple(
-            sigma(self.drive(x, s, k)) for k, sigma in enumerate(self.activations)
+            sigma(u) for sigma, u in zip(self.activations, drives, strict=True)
         )

@@ -92,10 +92,11 @@ class XieSeungEnergy(HopfieldEnergy):
         """γ^{k−L}(1 − ρ″(s)·input) from above, as `HopfieldEnergy` bounds it."""
 
         def bound(x, s):
-            rates, scaled, scales = self.rates(s), self._scaled(), self.scales()
+            drives = self._scaled().drives(x, self.rates(s))
+            scales = self.scales()
             bends = [rho.bend for rho in self.activations]
             return tuple(
-                scales[k] + bends[k] * jnp.abs(scaled.drive(x, rates, k))
+                scales[k] + bends[k] * jnp.abs(drives[k])
                 for k in range(parity, len(s), 2)
             )
 

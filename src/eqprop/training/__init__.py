@@ -9,7 +9,10 @@ from ._config import (
     config_to_json as config_to_json,
     load_config as load_config,
 )
-from ._diagnosis import TrainingDiverged as TrainingDiverged
+from ._diagnosis import (
+    RunWarning as RunWarning,
+    TrainingDiverged as TrainingDiverged,
+)
 from ._fit import (
     Fit as Fit,
     fit as fit,
@@ -25,6 +28,7 @@ from ._loop import (
     weight_names as weight_names,
 )
 from ._models import (
+    ACTIVATIONS as ACTIVATIONS,
     DiscreteHopfield as DiscreteHopfield,
     Hopfield as Hopfield,
     Leaky as Leaky,
@@ -36,3 +40,9 @@ from ._models import (
 )
 from ._processes import WorkerLost as WorkerLost
 from ._optimizer import Optimizer as Optimizer
+from ._writers import (
+    AbstractWriter as AbstractWriter,
+    check_writers as check_writers,
+    WRITERS as WRITERS,
+    Writers as Writers,
+)

@@ -15,10 +15,12 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
+from .._precision import check_precision, Precision
 from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
 from ..relaxations import Euler, Langevin, Sweep
 from ..systems import Convolution
 from ._models import Hopfield, Model
+from ._faults import check_faults, OnUnsettled, StepSize
 from ._optimizer import check_counts, Optimizer
 
 
@@ -48,6 +50,14 @@ class Config:
     """start each free phase from the example's last free equilibrium"""
     shuffle: bool = True
     """visit the examples in a new seeded order in each epoch"""
+    precision: Precision = "float32"
+    """operands of matrix products; states, parameters and sums stay float32"""
+    on_unsettled: OnUnsettled = "warn"
+    """examples whose free phase did not settle: error stops at the first, mask leaves
+    them out of the gradient and counts them, warn says at the end how many they were"""
+    dt: StepSize = "given"
+    """step size of the Euler phases: as given to them, or auto, 1/λ of the largest
+    eigenvalue of the network's Jacobian, measured anew at the start of each epoch"""
     seed: int = 0
     """seed of the initial weights, the order and the signs of β"""
 
@@ -66,6 +76,8 @@ class Config:
                 found = repr(value) if isinstance(value, str) else type(value).__name__
                 raise ValueError(f"{name} is {found}; give {wanted}")
         _encode(self.estimator)
+        check_precision(self.precision)
+        check_faults(self.on_unsettled, self.dt, self.estimator)
         check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -108,7 +120,7 @@ def load_config(path: Path) -> Config:
         raise FileNotFoundError(
             f"{path} does not exist; give a run directory that eqprop train made"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no eqprop configuration: {error}") from error
 
 
@@ -134,6 +146,8 @@ def _encode(value: Any) -> Any:
 def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_decode(item) for item in value)
+    if isinstance(value, int) and abs(value) >= 2**32:
+        raise ValueError(f"it holds the number {value}, which is too large")
     if not isinstance(value, dict):
         return value
     fields = {name: _decode(item) for name, item in value.items() if name != "type"}

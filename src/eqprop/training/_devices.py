@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -98,6 +97,7 @@ def collected(tree: PyTree, mesh: Mesh | None, rows: int | None = None) -> PyTre
     """The tree as host arrays, of the first `rows` rows; every process gets them."""
     if mesh is None:
         return tree
+    from jax.experimental import multihost_utils
 
     def fetch(leaf):
         if not isinstance(leaf, jax.Array):
@@ -124,9 +124,11 @@ def held(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
     if mesh is None:
         return tree
     sharding = NamedSharding(mesh, spec)
-    return jax.tree.map(
-        lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    arrays = jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), arrays
     )
+    return eqx.combine(arrays, static)
 
 
 def place_state(state: Any, mesh: Mesh | None) -> Any:
@@ -184,7 +186,8 @@ def gradient(
         estimator, system, cost, key = whole
         x, y, state, weight = split
         found = estimator(system, cost, x, y, state=state, key=key, weight=weight)
-        own = jnp.ones(()) if weight is None else jnp.sum(weight)
+        used = estimator.used(found.equilibrium, weight)
+        own = jnp.ones(()) if used is None else jnp.sum(used)
         share = own / jax.lax.psum(own, DATA_AXIS)
         means = jax.tree.map(
             lambda v: jnp.where(own > 0, share * v, 0).astype(v.dtype),

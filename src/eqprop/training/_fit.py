@@ -1,6 +1,7 @@
 """Epoch after epoch: train, evaluate, tell an observer.  One loop for every caller."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..estimators import AbstractEstimator
+from .._precision import check_precision, Precision
+from ..estimators import AbstractEstimator, settled_only
 from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
 from ..systems._total_energy import check_total_energy, has_total_energy
 from . import _devices, _processes
-from ._diagnosis import diagnose
+from ._diagnosis import advice, diagnose, diagnose_split, TrainingDiverged
+from ._faults import check_faults, OnUnsettled, StepSize
 from ._loop import evaluate, Examples, metrics, Trainer, TrainState
 from ._optimizer import check_counts, Optimizer
 
@@ -63,6 +66,9 @@ def fit(
     seed: int = 0,
     persistent: bool = False,
     shuffle: bool = True,
+    precision: Precision = "float32",
+    on_unsettled: OnUnsettled = "warn",
+    dt: StepSize = "given",
     validation: Examples | None = None,
     test: Examples | None = None,
     observer: Observer | None = None,
@@ -77,6 +83,11 @@ def fit(
       `None`.
     - `persistent`: start each free phase from the example's last free equilibrium
       (paper A, persistent particles).
+    - `precision`: of the operands of matrix products: float32, tf32 or bf16.
+    - `on_unsettled`: `"error"` stops at the first example whose free phase does not
+      settle, `"mask"` leaves such examples out of the gradient and counts them.
+    - `dt`: `"auto"` sets the step size of all Euler phases to 1/λ of the largest
+      eigenvalue of the network's Jacobian, anew at the start of each epoch.
     - `validation`, `test`: pairs `(x, y)` that are evaluated after each epoch.
     - `devices`: how many of this process's devices share each batch; one, or all
       where several processes train together (docs/cluster.md).
@@ -87,6 +98,7 @@ def fit(
     **Raises:** `TrainingDiverged` if a step is not finite, `ValueError` for bad input.
     """
     check_counts(epochs=epochs, batch_size=batch_size, seed=seed)
+    check_precision(precision)
     trainer = make_trainer(
         system,
         cost,
@@ -100,6 +112,9 @@ def fit(
         persistent=persistent,
         shuffle=shuffle,
         devices=devices,
+        precision=precision,
+        on_unsettled=on_unsettled,
+        dt=dt,
     )
     _check.check_finite(x=x, y=y, validation=validation, test=test)
     history: list[dict[str, Any]] = []
@@ -119,6 +134,8 @@ def make_trainer(
     epochs: int,
     batch_size: int,
     devices: int | None = None,
+    on_unsettled: OnUnsettled = "warn",
+    dt: StepSize = "given",
     **settings: Any,
 ) -> Trainer:
     """Put the data on the devices, build the optimizer and check the first batch."""
@@ -142,9 +159,17 @@ def make_trainer(
     _check_optimizer(optimizer, (system, cost))
     trained = eqx.filter((system, cost), eqx.is_inexact_array)
     settings["estimator"].check_optimizer(optimizer, trained)
+    check_faults(on_unsettled, dt, settings["estimator"])
     settings["estimator"].check_devices(_devices.padded(1, mesh), batch_size)
+    if on_unsettled == "mask":
+        settings["estimator"] = settled_only(settings["estimator"])
     trainer = Trainer(
-        optimizer=optimizer, splits=present, batch_size=batch_size, **settings
+        optimizer=optimizer,
+        splits=present,
+        batch_size=batch_size,
+        on_unsettled=on_unsettled,
+        auto_dt=dt == "auto",
+        **settings,
     )
     # A model that does not fit its data is an error before anything runs.
     first = jax.tree.map(lambda leaf: leaf[:batch_size], (x, y))
@@ -208,7 +233,11 @@ def run_epochs(
                 raise diagnose(trainer, state)
             observer.on_chunk(state, _progress(trainer, state, seconds))
         elapsed += seconds
-        state, record = _record(trainer, state, int(state.epoch) + 1 == epochs)
+        try:
+            state, record = _record(trainer, state, int(state.epoch) + 1 == epochs)
+        except TrainingDiverged:
+            observer.on_failure(state)
+            raise
         record |= {
             "seconds": seconds,
             "training_seconds": elapsed,
@@ -239,11 +268,21 @@ def _record(
     and `…_error_cold` of the last epoch that of a network which starts anew.
     """
     record: dict[str, Any] = {"epoch": int(state.epoch) + 1, **metrics(state)}
+    if record["masked"] == trainer.examples:
+        raise TrainingDiverged(
+            f"no example settled in epoch {record['epoch']}, so that all were left out "
+            f"of the gradient and nothing was learnt. {advice(trainer, state)}"
+        )
+    if state.dt is not None:
+        record["dt"] = float(state.dt)
     for split, name in (("validation", "val"), ("test", "test")):
         error = loss = None
         if split in trainer.splits:
+            before = state
             state, found = trainer.evaluate(state, split)
             error, loss = found["error"], found["loss"]
+            if not math.isfinite(loss):
+                raise diagnose_split(trainer, before, split)
             if trainer.persistent and last:
                 cold = _cold(trainer, state, split, None)
                 record[f"{name}_error_cold"] = cold["error"]
@@ -258,5 +297,5 @@ def _cold(
     trainer: Trainer, state: TrainState, split: str, count: int | None
 ) -> dict[str, Any]:
     x, y = jax.tree.map(lambda leaf: leaf[:count], trainer.splits[split])
-    problem = (state.system, state.cost, trainer.estimator.free, x, y)
-    return evaluate(*problem, mesh=trainer.mesh)[0]
+    problem = (state.system, state.cost, trainer.rule(state).free, x, y)
+    return evaluate(*problem, precision=trainer.precision, mesh=trainer.mesh)[0]

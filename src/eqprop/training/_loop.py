@@ -8,7 +8,6 @@ N (one past the last example) stands for an empty place of the last batch.
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -17,20 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ..costs import outputs_of
+from .._precision import rounded
 from ..estimators import AbstractEstimator
 from ..relaxations._outside import hear
 from ..relaxations import AbstractRelaxation, initial_state, Status
 from ..systems import AbstractSystem, batch_costs
-from ..systems._parameters import parameter_name
 from . import _devices, _processes
-from ._errors import class_errors
+from ._measures import (
+    measure_change,
+    measure_states,
+    measure_step,
+    STATE_SUMS,
+    weight_names as weight_names,
+    zero_sums,
+)
+from ._step_size import auto_dt, with_dt
 
 CHUNK_SECONDS = 0.4
 EVALUATION_BATCH = 500
-CHANGE_EVERY = 16
 
 
 Examples = tuple[PyTree[Array], PyTree[Array]]
@@ -52,6 +57,8 @@ class TrainState(eqx.Module):
     step: Int[Array, ""]
     failed: Bool[Array, ""]
     sums: dict[str, Array]
+    dt: Float[Array, ""] | None = None
+    """step size of this epoch's Euler phases where it follows the network"""
 
 
 class Trainer(eqx.Module):
@@ -65,6 +72,9 @@ class Trainer(eqx.Module):
     batch_size: int = eqx.field(static=True)
     persistent: bool = eqx.field(static=True)
     shuffle: bool = eqx.field(static=True)
+    precision: str = eqx.field(static=True, default="float32")
+    on_unsettled: str = eqx.field(static=True, default="warn")
+    auto_dt: bool = eqx.field(static=True, default=False)
     mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @property
@@ -97,12 +107,10 @@ class Trainer(eqx.Module):
             epoch=jnp.array(0),
             step=jnp.array(0),
             failed=jnp.array(False),
-            sums=_zero_sums(len(weight_names(system, cost))),
+            sums=zero_sums(len(weight_names(system, cost))),
+            dt=self._dt(system),
         )
-        # Every buffer of the state is donated to the first chunk: none may be shared.
-        arrays, static = eqx.partition(state, eqx.is_array)
-        arrays = jax.tree.map(partial(jnp.array, copy=True), arrays)
-        return self.placed(eqx.combine(arrays, static))
+        return _copy(state) if self.mesh is None else self.placed(state)
 
     def placed(self, state: TrainState) -> TrainState:
         """A state of this process's arrays on the devices, each row where it lives."""
@@ -113,6 +121,17 @@ class Trainer(eqx.Module):
         leaves = {name: jax.tree.leaves(x) for name, (x, _) in self.splits.items()}
         rows = {name: len(xs[0]) for name, xs in leaves.items()}
         return _devices.collect_state(state, self.mesh, rows)
+
+    def rule(self, state: TrainState) -> AbstractEstimator:
+        """The learning rule with the step size of the state."""
+        return with_dt(self.estimator, state.dt)
+
+    def _dt(self, system: AbstractSystem) -> Float[Array, ""] | None:
+        if not self.auto_dt:
+            return None
+        system = _devices.everywhere(system, self.mesh)
+        dt = auto_dt(system, self.splits["train"][0], self.estimator)
+        return _devices.everywhere(dt, self.mesh)
 
     def order(self, epoch: int) -> Int[Array, " places"]:
         """The example numbers of an epoch, padded with N to whole batches."""
@@ -129,6 +148,8 @@ class Trainer(eqx.Module):
         """
         order = _devices.everywhere(self.order(int(state.epoch)), self.mesh)
         stop, length = int(state.step), 1
+        if self.auto_dt and stop == 0:
+            state = eqx.tree_at(lambda s: s.dt, state, self._dt(state.system))
         while stop < self.steps and not state.failed:
             start, stop = stop, min(stop + length, self.steps)
             began = time.perf_counter()
@@ -151,12 +172,17 @@ class Trainer(eqx.Module):
             _devices.everywhere(fresh, self.mesh),
         )
 
-    def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree]:
-        """Inputs, targets and initial states of the batch the state stands at."""
+    def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree, Array]:
+        """The batch the state stands at: inputs, targets, initial states, numbers."""
         start = int(state.step) * self.batch_size
         index = self.order(int(state.epoch))[start : start + self.batch_size]
         index = index[index < self.examples]
-        return *_take(self.splits["train"], index), self._particles(state, index)
+        pair = _take(self.splits["train"], index)
+        return *pair, self._particles(state, index), index
+
+    def step_key(self, state: TrainState) -> PRNGKeyArray:
+        """The randomness of the step the state stands at."""
+        return jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
 
     def evaluate(self, state: TrainState, split: str) -> tuple[TrainState, dict]:
         """Measure a held-out split, from its persistent states where they are kept."""
@@ -164,10 +190,11 @@ class Trainer(eqx.Module):
         found, particles = evaluate(
             state.system,
             state.cost,
-            self.estimator.free,
+            self.rule(state).free,
             x,
             y,
             state.particles.get(split),
+            self.precision,
             self.mesh,
         )
         if split in state.particles:
@@ -192,21 +219,27 @@ class Trainer(eqx.Module):
             weight = (index < self.examples).astype(float)
         x, y = _take(self.splits["train"], index)
         particles = self._particles(state, index)
-        key = jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
+        key = self.step_key(state)
         gradient = _devices.gradient(
-            *(self.mesh, self.estimator, state.system, state.cost),
+            *(self.mesh, self.rule(state), state.system, state.cost),
             *(x, y, particles, key, weight),
         )
         grads = (gradient.grads, gradient.cost_grads)
         kept = index < self.examples
-        diverged = jnp.any(kept & (gradient.equilibrium.status == Status.diverged))
-        healthy = _finite((gradient.loss, grads)) & ~diverged
+        status = gradient.equilibrium.status
+        unsettled = kept & (status != Status.settled)
+        used = kept & ~unsettled if self.on_unsettled == "mask" else kept
+        wrong = used & (status == Status.diverged)
+        if self.on_unsettled == "error":
+            wrong |= unsettled
 
         model = (state.system, state.cost)
         params = eqx.filter(model, eqx.is_inexact_array)
         updates, optimizer_state = self.optimizer.update(
             grads, state.optimizer_state, params
         )
+        moved = eqx.apply_updates(params, updates)
+        healthy = _finite((gradient.loss, grads, moved)) & ~jnp.any(wrong)
         # A failed step changes nothing, so that what is saved is still good.
         updates = jax.tree.map(lambda u: jnp.where(healthy, u, 0), updates)
         optimizer_state = jax.tree.map(
@@ -217,16 +250,17 @@ class Trainer(eqx.Module):
         kept_particles = state.particles
         if "train" in kept_particles:
             nowhere = _devices.padded(self.examples, self.mesh)
-            place = jnp.where(healthy & kept, index, nowhere)
-            moved = jax.tree.map(
+            keeps = healthy & kept & (status != Status.diverged)
+            place = jnp.where(keeps, index, nowhere)
+            settled = jax.tree.map(
                 lambda all_, new: all_.at[place].set(new, mode="drop"),
                 kept_particles["train"],
                 gradient.equilibrium.state,
             )
-            kept_particles = kept_particles | {"train": moved}
+            kept_particles = kept_particles | {"train": settled}
         system, cost = eqx.apply_updates(model, updates)
-        batch = _measure(state.system, state.cost, gradient, y, kept)
-        batch |= _measure_change(state.step, params, updates)
+        batch = measure_step(state.system, state.cost, gradient, y, kept, used)
+        batch |= measure_change(state.step, params, updates)
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)
             for name, value in batch.items()
@@ -240,8 +274,17 @@ class Trainer(eqx.Module):
             step=state.step + healthy,
             failed=~healthy,
             sums=sums,
+            dt=state.dt,
         )
         return _devices.hold_state(moved, self.mesh)
+
+
+@eqx.filter_jit
+def _copy(state: TrainState) -> TrainState:
+    """Every buffer is donated to the first chunk: none may be shared."""
+    return jax.tree.map(
+        lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state
+    )
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -257,7 +300,8 @@ def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainSta
         moved = trainer._step(eqx.combine(arrays, static), order)
         return eqx.filter(moved, eqx.is_array)
 
-    return eqx.combine(jax.lax.while_loop(running, body, arrays), static)
+    step = rounded(body, trainer.precision)
+    return eqx.combine(jax.lax.while_loop(running, step, arrays), static)
 
 
 def metrics(state: TrainState) -> dict[str, Any]:
@@ -265,21 +309,17 @@ def metrics(state: TrainState) -> dict[str, Any]:
     sums = {name: np.asarray(value) for name, value in state.sums.items()}
     examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
     error = float(sums["errors"]) / examples
+    used = max(float(sums["used"]), 1)
     return {
-        "loss": float(sums["loss"]) / examples,
+        "loss": float(sums["loss"]) / used,
         "train_error": None if np.isnan(error) else error,
         "steps": float(sums["steps"]) / examples,
         "settled": float(sums["settled"]) / examples,
+        "oscillating": float(sums["oscillating"]) / examples,
+        "masked": int(sums["examples"] - sums["used"]),
         "residual": float(sums["residual"]) / examples,
         "relative_change": (sums["change"] / changes).tolist(),
     }
-
-
-def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
-    """The parameters whose relative change ‖ΔW‖/‖W‖ is recorded."""
-    params = eqx.filter((system, cost), eqx.is_inexact_array)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
 
 
 def evaluate(
@@ -289,6 +329,7 @@ def evaluate(
     x: PyTree[Array],
     y: PyTree[Array],
     particles: PyTree[Array] | None = None,
+    precision: str = "float32",
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], PyTree[Array] | None]:
     """Means over examples that settle freely, and their equilibria if kept.
@@ -296,8 +337,8 @@ def evaluate(
     The states start from `particles`, or from `init_state` where `None`.  The error
     is `None` where y holds no classes.
     """
-    problem = (system, cost, relaxation, x, y, particles, mesh)
-    sums, particles = hear(_evaluate, *problem)
+    problem = (system, cost, relaxation, x, y, particles)
+    sums, particles = hear(_evaluate, *problem, precision, mesh)
     examples = len(jax.tree.leaves(x)[0])
     found = {name: float(value) / examples for name, value in sums.items()}
     error = found.pop("errors")
@@ -305,7 +346,7 @@ def evaluate(
 
 
 @eqx.filter_jit
-def _evaluate(system, cost, relaxation, x, y, particles, mesh):
+def _evaluate(system, cost, relaxation, x, y, particles, precision, mesh):
     examples = len(jax.tree.leaves(x)[0])
     size = _devices.padded(min(EVALUATION_BATCH, examples), mesh)
 
@@ -326,70 +367,17 @@ def _evaluate(system, cost, relaxation, x, y, particles, mesh):
             )
             particles = _devices.held(particles, mesh, _devices.BY_EXAMPLE)
         loss = batch_costs(system, cost, inputs, targets, equilibrium.state)
-        measured = _measure_states(system, cost, equilibrium, targets, kept)
+        measured = measure_states(system, cost, equilibrium, targets, kept)
         measured["loss"] = jnp.sum(jnp.where(kept, loss, 0))
         return {name: sums[name] + measured[name] for name in sums}, particles
 
-    zero = {name: jnp.zeros(()) for name in _STATE_SUMS}
-    return jax.lax.fori_loop(0, -(-examples // size), add, (zero, particles))
-
-
-_STATE_SUMS = ("loss", "errors", "steps", "settled", "residual")
-
-
-def _zero_sums(weights: int) -> dict[str, Array]:
-    names = ("examples", "changes", *_STATE_SUMS)
-    return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
-
-
-def _measure(system, cost, gradient, y, kept) -> dict[str, Array]:
-    """What one step adds to the epoch's sums."""
-    count = jnp.sum(kept)
-    states = _measure_states(system, cost, gradient.equilibrium, y, kept)
-    return states | {"examples": count, "loss": gradient.loss * count}
-
-
-def _measure_change(step, params, updates) -> dict[str, Array]:
-    """‖ΔW‖/‖W‖ of every weight, measured at one step in CHANGE_EVERY."""
-    pairs = [
-        (p, u)
-        for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
-        if _is_weight(p, params)
-    ]
-
-    def measure():
-        norms = [
-            (jnp.linalg.norm(u.ravel()), jnp.linalg.norm(p.ravel())) for p, u in pairs
-        ]
-        # Weights that are all zero have no relative change: it counts as 0.
-        norms = [jnp.where(p > 0, u / p, 0) for u, p in norms]
-        return {"change": jnp.stack(norms).astype(float), "changes": jnp.ones(())}
-
-    def skip():
-        return {"change": jnp.zeros(len(pairs)), "changes": jnp.zeros(())}
-
-    return jax.lax.cond(step % CHANGE_EVERY == 0, measure, skip)
-
-
-def _measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
-    """Sums over the kept examples of a batch of equilibria."""
-    prediction = jax.vmap(system.readout)(equilibrium.state)
-    sums = {
-        "errors": class_errors(jax.vmap(partial(outputs_of, cost))(prediction), y),
-        "steps": equilibrium.steps,
-        "settled": equilibrium.status == Status.settled,
-        "residual": equilibrium.residual,
-    }
-    return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
+    zero = {name: jnp.zeros(()) for name in STATE_SUMS}
+    step = rounded(add, precision)
+    return jax.lax.fori_loop(0, -(-examples // size), step, (zero, particles))
 
 
 def _take(tree: PyTree[Array], index: Array) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), tree)
-
-
-def _is_weight(leaf: Array, params: PyTree) -> bool:
-    """Matrices and kernels; every parameter of a model that has none of them."""
-    return leaf.ndim >= 2 or all(p.ndim < 2 for p in jax.tree.leaves(params))
 
 
 def _finite(tree: PyTree[Array]) -> Bool[Array, ""]:

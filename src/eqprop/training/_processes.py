@@ -103,12 +103,23 @@ def any_of(flag: bool) -> bool:
     return any(exchange(bool(flag)))
 
 
-def on_first(function: Callable[..., Any], *arguments: Any) -> None:
-    """Run a function in the first process only; where it fails all processes stop."""
+def on_first(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns in the first process, which alone runs it.
+
+    Where it fails all processes stop.
+    """
     with together():
+        return of_first(function(*arguments) if is_first() else None)  # type: ignore
+
+
+@contextlib.contextmanager
+def entered_by_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """A context of the first process only; the others wait until it is entered."""
+    with contextlib.ExitStack() as held:
         if is_first():
-            function(*arguments)
+            held.enter_context(context)
         exchange()
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,183 @@
+"""`eqprop report` and `export`: what others read, with eqprop and without."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from .. import report as _report, runs
+from ._console import Flag, parse, print_json, prints_aside
+from ._platform import Computing, start
+from ._verify import working
+
+SUFFIXES = {"html": ".html", "md": ".md", "csv": ".csv", "latex": ".tex"}
+RESULTS = Path("results")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions(Computing):
+    """Make one page of runs, or a table: mean ± std over the seeds of each.
+
+    The page is a single HTML file that loads nothing.  Runs of one configuration
+    that differ by their seed are taken together.  With --out FOLDER the results are
+    kept there instead, as small text files with a table of all that the folder holds.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """run directories"""
+    format: Literal["html", "md", "csv", "latex"] | None = None
+    """html: the page; the others: its table (default: as --out ends, else html)"""
+    out: Path | None = None
+    """file to write (default: RUN/report.html, or report.html for several runs; a
+    table is printed), or a folder in which results are kept"""
+    no_examples: Flag = False
+    """do not settle the test examples: fast, without what is made from them"""
+    system: str | None = None
+    """execute this FILE.py:NAME, for runs whose model is a program"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+def report(argv: list[str]) -> int:
+    """`eqprop report RUN…`."""
+    options = parse(ReportOptions, "report", argv)
+    if not options.runs and options.out is None:
+        options = dataclasses.replace(options, out=RESULTS)
+    if options.out is not None and _is_folder(options.out):
+        return _keep(options, options.out)
+    if not options.runs:
+        raise ValueError(f"give run directories to make {options.out} of")
+    kind = options.format or _kind(options.out)
+    if options.out is not None and options.out.suffix != SUFFIXES[kind]:
+        raise ValueError(
+            f"--out is {options.out}; a file of --format {kind} must end in "
+            f"{SUFFIXES[kind]}"
+        )
+    paths = list({path.resolve(): path for path in options.runs}.values())
+    out = options.out
+    if out is None and kind == "html":
+        out = (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    start(options)
+    examples = kind == "html" and not options.no_examples
+    with prints_aside(), working(f"reading {len(paths)} runs"):
+        records = [
+            runs.record_of(path, examples=examples, system=options.system)
+            for path in paths
+        ]
+        groups = _report.grouped(records)
+        make = _report.TABLES.get(kind)
+        text = _report.write_page(records) if make is None else make(groups)
+    if out is not None:
+        _write(out, text)
+    missing = {r.path: list(r.missing) for r in records if r.missing}
+    if options.json:
+        found = {"out": out, "format": kind, "configurations": len(groups)}
+        print_json({**found, "runs": [r.path for r in records], "missing": missing})
+    elif out is None:
+        print(text, end="")
+    else:
+        print(f"wrote {out}: {len(records)} runs, {len(groups)} configurations")
+        for path, reasons in missing.items() if kind == "html" else ():
+            print("\n".join(f"without, of {path}: {reason}" for reason in reasons))
+    return 0
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() or not path.suffix
+
+
+def _kind(out: Path | None) -> str:
+    """The format that a file's name asks for."""
+    if out is None:
+        return "html"
+    for kind, suffix in SUFFIXES.items():
+        if out.suffix == suffix:
+            return kind
+    raise ValueError(
+        f"--out is {out}; name a file that ends in {', '.join(SUFFIXES.values())}, or "
+        "a folder to keep results in"
+    )
+
+
+def _write(out: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as failure:
+        failure.filename = f"cannot write {out}"
+        failure.filename2 = None
+        raise
+
+
+def _keep(options: ReportOptions, folder: Path) -> int:
+    """Add runs to the results that a folder holds, and make its table anew."""
+    if options.format is not None:
+        raise ValueError(
+            f"--out {folder} is a folder, in which results are kept as they are; "
+            f"--format {options.format} needs a file that ends in "
+            f"{SUFFIXES[options.format]}"
+        )
+    for path in options.runs:
+        run = runs.RunDirectory(path)
+        run.config()
+        if not run.history():
+            raise ValueError(f"{path} holds no finished epoch to report")
+    _check_results(folder, options.runs)
+    files = [str(_report.keep(path, folder)) for path in options.runs]
+    table_file = str(_report.write_table(folder))
+    if options.json:
+        print_json({"files": files, "table": table_file})
+    else:
+        print("\n".join([*(f"kept {file}" for file in files), f"table {table_file}"]))
+    return 0
+
+
+def _check_results(folder: Path, added: tuple[Path, ...]) -> None:
+    """Refuse a folder whose files are not ours, and a table of nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; choose a folder")
+    kept = sorted(folder.glob("*.json"))
+    if not kept and not added:
+        raise ValueError(f"{folder} holds no results yet; give run directories to add")
+    for file in (*kept, folder / "README.md"):
+        text = file.read_text(encoding="utf-8") if file.exists() else "# Results"
+        if '"history"' not in text and not text.startswith("# Results"):
+            raise ValueError(
+                f"{file} was not made by eqprop report and would be lost or in the "
+                "way; choose another folder with --out"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Computing):
+    """Write a run's network as safetensors and JSON, for programs without eqprop."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+    out: Path | None = None
+    """folder of model.safetensors and model.json (default: RUN/export)"""
+    system: str | None = None
+    """execute this FILE.py:NAME, for a run whose model is a program"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+def export(argv: list[str]) -> int:
+    """`eqprop export RUN`."""
+    options = parse(ExportOptions, "export", argv)
+    start(options)
+    with prints_aside():
+        folder = options.out or options.run / "export"
+        found = runs.export(options.run, folder, system=options.system)
+    if options.json:
+        print_json({"folder": folder, "parameters": found["parameters"]})
+        return 0
+    shapes = [
+        f"{name} {'×'.join(map(str, facts['shape'])) or 'scalar'}"
+        for name, facts in found["parameters"].items()
+    ]
+    print(f"wrote {folder}: model.safetensors, model.json\n{', '.join(shapes)}")
+    return 0

@@ -1,0 +1,45 @@
+"""Any rule, learning from the examples that settled and from no other."""
+
+from ..relaxations._base import AbstractRelaxation, Status
+from ._base import AbstractEstimator, Gradient
+
+
+class SettledOnly(AbstractEstimator):
+    """`estimator` with weight 0 for every example whose free phase did not settle.
+
+    Those that diverged are left out as well.  The loss is the mean over the others.
+    """
+
+    estimator: AbstractEstimator
+
+    @property
+    def free(self) -> AbstractRelaxation:  # type: ignore[override]
+        """The free phase of the rule."""
+        return self.estimator.free
+
+    def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
+        used = self.used(free, weight)
+        return self.estimator.at(system, cost, x, y, free, keys, used)
+
+    def used(self, free, weight):
+        settled = (free.status == Status.settled).astype(float)
+        return settled if weight is None else weight * settled
+
+    def check(self, gradient: Gradient) -> None:
+        self.estimator.check(gradient)
+
+    def check_optimizer(self, optimizer, params) -> None:
+        self.estimator.check_optimizer(optimizer, params)
+
+    def check_devices(self, devices, batch_size) -> None:
+        self.estimator.check_devices(devices, batch_size)
+
+
+def settled_only(estimator: AbstractEstimator) -> SettledOnly:
+    """The rule around `estimator`; a `ValueError` for one that samples instead."""
+    if type(estimator).estimate is not AbstractEstimator.estimate:
+        raise ValueError(
+            f"on_unsettled is 'mask', and {type(estimator).__name__} samples states "
+            "that never settle; use 'warn'"
+        )
+    return SettledOnly(estimator)  # type: ignore[call-arg]

@@ -1,0 +1,298 @@
+"""What a system costs on this machine: steps, training steps, memory, and the limit.
+
+The limit is the machine's matrix-product rate, the better of NumPy's and XLA's, which
+is measured in the same rounds.  Data are random, of the right shapes.
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .. import data
+from ..estimators import AbstractEstimator, EquilibriumPropagation
+from ..estimators._base import Gradient
+from ..relaxations import Equilibrium, relax
+from ..systems import AbstractSystem
+from ..training import (
+    Config,
+    make_trainer,
+    Optimizer,
+    TrainingDiverged,
+    UserModel,
+)
+from ._problem import load_user_model
+from ._timing import (
+    compiled,
+    matrix_products,
+    peak_memory,
+    Program,
+    Relaxing,
+    Spread,
+    time_rounds,
+)
+
+ROUNDS, SECONDS = 7, 0.1
+"""rounds, and seconds that each program runs in each"""
+TRAINING_STEPS = 64
+"""training steps in a round, at most"""
+PLANNED = 10**6
+"""training steps for which the learning rate is planned: it stays what it is"""
+PARTS = ("estimate", "free", "rule", "nudged", "update")
+SHAPES = {"digits": (8, 8), "mnist": (28, 28), "fashion-mnist": (28, 28)}
+"""shapes of an example; each of these has CLASSES classes"""
+CLASSES = 10
+
+
+def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
+    """System, cost, and a batch of examples x, y of the configuration's shapes.
+
+    Examples of a named data set are random, so that nothing is downloaded; a user's
+    model brings its own, repeated where they are fewer than a batch.
+    """
+    if isinstance(config.model, UserModel):
+        system, cost, x, y = load_user_model(config.model.path)
+        index = np.arange(config.batch_size) % len(jax.tree.leaves(x)[0])
+        return system, cost, *jax.tree.map(lambda a: jnp.asarray(a)[index], (x, y))
+    if config.data is None:
+        raise ValueError(
+            "this recipe has no model of its own; give --system FILE.py:NAME"
+        )
+    if config.data in SHAPES:
+        shape, outputs = SHAPES[config.data], CLASSES
+    else:
+        dataset = data.load(config.data, flatten=False)
+        shape, outputs = dataset.input_shape, dataset.target_size
+    if config.flatten:
+        shape = (int(np.prod(shape)),)
+    system, cost = config.model.build(shape, outputs, config.keys()[0])
+    random = np.random.default_rng(0)
+    x = random.random((config.batch_size, *shape), np.float32)
+    y = np.eye(outputs, dtype=np.float32)[random.integers(0, outputs, len(x))]
+    return system, cost, jnp.asarray(x), jnp.asarray(y)
+
+
+def bench(
+    system: AbstractSystem,
+    cost: Any,
+    x: Any,
+    y: Any,
+    *,
+    estimator: AbstractEstimator,
+    optimizer: Optimizer | optax.GradientTransformation,
+    persistent: bool = False,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+) -> dict[str, Any]:
+    """Measure relaxation and training steps on one batch of examples.
+
+    **Arguments:**
+
+    - `x`, `y`: the batch.
+    - `rounds`, `seconds`: rounds, and how long each program runs in each.
+
+    **Returns:** plain values: `relaxation`, `matrix_product`, `training`, `profile`
+    and `memory`; times in seconds, memory in bytes, and of all that varies `median`,
+    `least` and `most` over the rounds.
+
+    **Raises:** `ValueError` for arguments that do not fit each other,
+    `TrainingDiverged` where the training steps are not finite.
+    """
+    if rounds < 1 or not seconds > 0:
+        raise ValueError(f"rounds={rounds}, seconds={seconds}; give positive numbers")
+    relaxing = Relaxing(system, estimator.free, x)
+    parts = _parts(system, cost, x, y, estimator, optimizer)
+    once = sum(sum(times) for times in time_rounds(parts, 1, 1e-9).values())
+    steps = int(np.clip(2 * seconds / once, 2, TRAINING_STEPS))
+    training = _Training(
+        *(system, cost, x, y, steps),
+        **{"estimator": estimator, "optimizer": optimizer, "persistent": persistent},
+    )
+    products, flops = matrix_products(relaxing.dtype)
+    jobs = {**products, **relaxing.jobs, **parts, "training": training}
+    times = time_rounds(jobs, rounds, seconds)
+    rates = {name: [flops[name] / t for t in times[name]] for name in products}
+    best = max(rates, key=lambda name: Spread.of(rates[name]).median)
+    step = [t / steps for t in times["training"]]
+    batch = len(jax.tree.leaves(x)[0])
+    memory = _temporaries(system, cost, x, y, estimator)
+    return {
+        "batch_size": batch,
+        "parameters": _count((system, cost)),
+        "dtype": str(relaxing.dtype),
+        "relaxation": _relaxation(relaxing, times, rates[best]),
+        "matrix_product": {
+            "best": best,
+            "flops_per_second": {n: _spread(rates[n]) for n in rates},
+        },
+        "training": _rates(step, batch),
+        "profile": _profile(times, step),
+        "memory": {"gradient_temporaries": memory, "peak": peak_memory()},
+        "rounds": rounds,
+    }
+
+
+def _relaxation(
+    relaxing: Relaxing, times: dict[str, list[float]], peak: list[float]
+) -> dict[str, Any]:
+    """What a step takes, and how fast it computes beside matrix products."""
+    step, flops = relaxing.step(times, "batch"), relaxing.flops
+    record = {
+        "relaxation": type(relaxing.free).__name__,
+        "step_seconds": _spread(step),
+        "steps_per_second": _spread([1 / t for t in step]),
+        "call_seconds": _spread(relaxing.call(times)),
+        "step_seconds_of_one": _spread(relaxing.step(times, "one")),
+        "flops_per_step": flops,
+        "flops_per_second": None,
+        "fraction_of_peak": None,
+        "arithmetic_seconds": None,
+    }
+    if flops is not None:
+        rate = [flops / t for t in step]
+        fraction = [r / p for r, p in zip(rate, peak, strict=True)]
+        record["flops_per_second"] = _spread(rate)
+        record["fraction_of_peak"] = _spread(fraction)
+        record["arithmetic_seconds"] = _spread([flops / p for p in peak])
+    return record
+
+
+def _rates(step: list[float], batch: int) -> dict[str, Any]:
+    return {
+        "step_seconds": _spread(step),
+        "steps_per_second": _spread([1 / t for t in step]),
+        "examples_per_second": _spread([batch / t for t in step]),
+    }
+
+
+class _Training:
+    """An epoch of some steps, as `eqprop train` runs it."""
+
+    def __init__(self, system, cost, x, y, steps: int, **settings: Any):
+        batch = len(jax.tree.leaves(x)[0])
+        index = np.arange(steps * batch) % batch
+        examples = jax.tree.map(lambda a: jnp.asarray(a)[index], (x, y))
+        self.trainer = make_trainer(
+            *(system, cost, {"train": examples}),
+            epochs=PLANNED,
+            batch_size=batch,
+            key=jax.random.key(0),
+            seed=0,
+            shuffle=True,
+            **settings,
+        )
+        self.state = self.trainer.init(system, cost)
+
+    def __call__(self, repeats: int) -> None:
+        for _ in range(repeats):
+            for state in self.trainer.epoch(self.state):
+                self.state = state
+            if self.state.failed:
+                raise TrainingDiverged(
+                    "the training steps are not finite, so their time means nothing; "
+                    "use a smaller optimizer.lr or estimator.beta"
+                )
+            self.state = self.trainer.next_epoch(self.state)
+
+
+def _parts(system, cost, x, y, estimator, optimizer) -> dict[str, Program]:
+    """The parts of a training step, each a program of its own.
+
+    `rule` is all that follows the free phase; `nudged` is told apart from it for EP.
+    A rule that draws a law, for which no state is free, is one part: `estimate`.
+    """
+    key = jax.random.key(0)
+    update = {"update": _update(system, cost, optimizer)}
+    if type(estimator).estimate is not AbstractEstimator.estimate:
+        whole = Program(_estimate, (x, y), system, cost, estimator, key)
+        return {"estimate": whole} | update
+    free = Program(
+        lambda x, system, key: relax(system, x, estimator.free, key=key),
+        *(x, system, key),
+    )
+    settled: Equilibrium = free()
+
+    def rule(varied, system, cost, y, settled, key) -> Any:
+        x, state = varied
+        settled = dataclasses.replace(settled, state=state)
+        found = estimator.at(system, cost, x, y, settled, (key, key), None)
+        return _gradients(found)
+
+    examples = (x, settled.state)
+    parts = {
+        "free": free,
+        "rule": Program(rule, examples, system, cost, y, settled, key),
+    }
+    if type(estimator) is not EquilibriumPropagation:
+        return parts | update
+    betas = jnp.array([estimator.beta, -estimator.beta])
+    if estimator.nudging != "centered":
+        betas = betas[:1]
+
+    def nudged(varied, system, cost, y, betas, key) -> Any:
+        x, state = varied
+
+        def phase(beta):
+            nudge = {"state": state, "cost": cost, "y": y, "beta": beta}
+            return relax(system, x, estimator.nudged, **nudge, key=key).state
+
+        return jax.vmap(phase)(betas)
+
+    phase = Program(nudged, examples, system, cost, y, betas, key)
+    return parts | {"nudged": phase} | update
+
+
+def _update(system, cost, optimizer) -> Program:
+    if isinstance(optimizer, Optimizer):
+        optimizer = optimizer.build((system, cost), PLANNED)
+    model = eqx.filter((system, cost), eqx.is_inexact_array)
+
+    def update(grads, state, model):
+        updates, state = optimizer.update(grads, state, model)
+        return eqx.apply_updates(model, updates), state
+
+    grads = jax.tree.map(jnp.ones_like, model)
+    return Program(update, grads, optimizer.init(model), model)
+
+
+def _estimate(examples, system, cost, estimator, key) -> Any:
+    return _gradients(estimator(system, cost, *examples, key=key))
+
+
+def _temporaries(system, cost, x, y, estimator) -> int:
+    """Bytes that one gradient of the batch needs besides parameters and result."""
+    program = compiled(_estimate, (x, y), system, cost, estimator, jax.random.key(0))
+    return program.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
+
+
+def _gradients(gradient: Gradient) -> Any:
+    return gradient.loss, gradient.grads, gradient.cost_grads
+
+
+def _profile(times: dict[str, list[float]], step: list[float]) -> dict[str, Any]:
+    """Seconds of each part of a training step, and shares of its median."""
+    parts = {name: times[name] for name in PARTS if name in times}
+    if "nudged" in parts:
+        pairs = zip(parts.pop("rule"), parts["nudged"], strict=True)
+        parts["gradient"] = [max(a - b, 0.0) for a, b in pairs]
+    parts["update"] = parts.pop("update")
+    known = [sum(values) for values in zip(*parts.values(), strict=True)]
+    parts["rest"] = [whole - k for whole, k in zip(step, known, strict=True)]
+    whole = Spread.of(step).median
+    return {
+        name: {**_spread(values), "share": Spread.of(values).median / whole}
+        for name, values in parts.items()
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return dataclasses.asdict(Spread.of(values))
+
+
+def _count(tree: Any) -> int:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return sum(leaf.size for leaf in leaves)

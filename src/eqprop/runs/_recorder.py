@@ -1,0 +1,132 @@
+"""What writes metrics and checkpoints while a run goes on, and hears a Ctrl-C.
+
+Of several processes the first writes, and all stop at the same step.
+"""
+
+import signal
+import threading
+import time
+from typing import Any
+
+from ..training import Config, Observer, TrainState
+from ..training._processes import any_of, of_first, on_first
+from ._checkpoints import best_epoch
+from ._directory import plain, RunDirectory
+from ._problem import Problem
+from ._saved import identity, to_arrays
+
+SAVE_SECONDS = 5.0
+
+
+class TrainingInterrupted(Exception):
+    """The user asked to stop; everything is saved and the message says how to go on."""
+
+
+class Interrupt:
+    """Turns the first Ctrl-C, or SIGTERM, into a flag; a second one stops at once.
+
+    A flag that nobody has answered stops the program at the end of the block.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __enter__(self) -> "Interrupt":
+        self.requested = self.answered = False
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._previous = [signal.signal(s, self._note) for s in self.SIGNALS]
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if self._main:
+            for number, previous in zip(self.SIGNALS, self._previous, strict=True):
+                signal.signal(number, previous)
+        if kind is None and self.requested and not self.answered:
+            raise KeyboardInterrupt
+
+    def _note(self, *_) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class Recorder(Observer):
+    """Writes metrics and checkpoints, and stops where the user asked to."""
+
+    def __init__(
+        self,
+        config: Config,
+        problem: Problem,
+        directory: RunDirectory,
+        history: list[dict[str, Any]],
+        interrupt: Interrupt,
+        inner: Observer,
+    ) -> None:
+        self.config, self.problem, self.directory = config, problem, directory
+        self.history, self.interrupt, self.inner = history, interrupt, inner
+        self.saved = -SAVE_SECONDS
+        self.unsaved_best: tuple[int, dict, dict] | None = None
+
+    def on_start(self, trainer, state, epochs):
+        self.trainer, self.steps, self.epochs = trainer, trainer.steps, epochs
+        self.identity = identity(self.config, state)
+        self.inner.on_start(trainer, state, epochs)
+
+    def on_chunk(self, state, record):
+        self.inner.on_chunk(state, record)
+        if any_of(self.interrupt.requested) and record["step"] < self.steps:
+            self._save(state, record["seconds"])
+            self._stop(f"epoch {record['epoch']}, step {record['step']}")
+
+    def on_epoch(self, state, record):
+        ended = record["epoch"] == self.epochs
+        stopping = any_of(self.interrupt.requested) and not ended
+        late = time.monotonic() - self.saved > SAVE_SECONDS
+        if of_first(ended or stopping or late):
+            self._save(state, 0.0)
+        elif of_first(best_epoch(self.history) == record["epoch"]):
+            # Saved only if it is still the best when the next checkpoint is due.
+            self.unsaved_best = self._checkpoint(state, 0.0)
+        # After the checkpoint: what stands in the metrics need not be done again.
+        on_first(self.directory.append, record)
+        self.inner.on_epoch(state, record)
+        if stopping:
+            self._stop(f"epoch {record['epoch']}")
+
+    def on_failure(self, state):
+        # The state before the failed step is finite, but on its way out: what an
+        # epoch ended with is better, and before the first what training began with.
+        if of_first(not self.directory.checkpoints.numbers()):
+            fresh = self.trainer.init(self.problem.system, self.problem.cost)
+            self._save(fresh, 0.0)
+        self.inner.on_failure(state)
+
+    def _checkpoint(self, state: TrainState, seconds: float) -> tuple[int, dict, dict]:
+        """The number, the arrays and the record of a checkpoint of this state."""
+        best = best_epoch(self.history)
+        record = {
+            **self.identity,
+            "history": plain(self.history),
+            "seconds": seconds,
+            "best": None if best is None else best * self.steps,
+        }
+        number = int(state.epoch) * self.steps + int(state.step)
+        return number, to_arrays(self.trainer.collected(state)), record
+
+    def _save(self, state: TrainState, seconds: float) -> None:
+        on_first(self._write, self._checkpoint(state, seconds))
+        self.unsaved_best = None
+        self.saved = time.monotonic()
+
+    def _write(self, checkpoint: tuple[int, dict, dict]) -> None:
+        best = checkpoint[-1]["best"]
+        there = self.directory.checkpoints.numbers()
+        for number, arrays, record in filter(None, (self.unsaved_best, checkpoint)):
+            if number in (checkpoint[0], best) and number not in there:
+                self.directory.checkpoints.save(number, arrays, record, best)
+
+    def _stop(self, where: str) -> None:
+        raise TrainingInterrupted(
+            f"stopped after {where}; everything is saved in {self.directory.path}. "
+            f"Go on with: eqprop train --resume {self.directory.path}"
+        )

@@ -1,0 +1,94 @@
+"""A training state as the arrays and the record of a checkpoint, and back."""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..training import Config, config_to_json, TrainState
+from ._checkpoints import Checkpoint, differences, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A state that was saved, its epochs' records, and the seconds of its epoch."""
+
+    state: TrainState
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """Copies of the arrays of a state by the path that leads to them."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def identity(config: Config, state: TrainState) -> dict[str, Any]:
+    """What a checkpoint belongs to; it must not change while a run lasts.
+
+    The number of epochs may, and the places of the data and the model's file: their
+    contents are held to the fingerprints in inputs.json.
+    """
+    from .. import __version__
+
+    record = json.loads(json.dumps(config_to_json(config)))
+    for name in ("epochs", "data"):
+        del record[name]
+    record["model"].pop("path", None)
+    system = eqx.tree_pformat((state.system, state.cost), width=80)
+    system = re.sub(r" at 0x[0-9a-f]+", "", system)
+    return {
+        "eqprop": __version__,
+        "config": record,
+        "system": dict(enumerate_lines(system)),
+    }
+
+
+def enumerate_lines(text: str) -> list[tuple[str, str]]:
+    """The lines of a description by their number, for `differences` to compare."""
+    return [(f"line {k}", line.strip()) for k, line in enumerate(text.splitlines(), 1)]
+
+
+def restore(found: Checkpoint, config: Config, like: TrainState, run: Any) -> Saved:
+    """The state of a checkpoint, in the structure of `like`.
+
+    **Raises:** `ValueError` that names the difference where the checkpoint was made
+    by another eqprop, with another configuration, or for another system.
+    """
+    now = identity(config, like)
+    then = {name: found.record.get(name) for name in now}
+    place = f"checkpoint {found.number} of {run}"
+    if then["eqprop"] != now["eqprop"]:
+        raise ValueError(
+            f"{place} was made by eqprop {then['eqprop']}, and this is eqprop "
+            f"{now['eqprop']}: install that version to use it, or train anew"
+        )
+    for name, what in (("config", "configuration"), ("system", "system")):
+        if wrong := differences(then[name], now[name]):
+            raise ValueError(
+                f"{place} belongs to another {what} than the run's files describe "
+                f"now: {'; '.join(wrong[:3])}. Undo the change, or train anew"
+            )
+    arrays = to_arrays(like)
+    expected = {name: fingerprint(array) for name, array in arrays.items()}
+    wrong = differences(_kinds(found.record["arrays"]), _kinds(expected))
+    if wrong:
+        raise ValueError(f"{place} does not fit this system: {'; '.join(wrong[:3])}")
+    leaves, tree = jax.tree.flatten(like)
+    restored = iter(found.arrays[name] for name in arrays)
+    leaves = [
+        jnp.array(next(restored), copy=True) if eqx.is_array(leaf) else leaf
+        for leaf in leaves
+    ]
+    state = jax.tree.unflatten(tree, leaves)
+    return Saved(state, list(found.record["history"]), found.record["seconds"])
+
+
+def _kinds(arrays: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{known['dtype']}{known['shape']}" for name, known in arrays.items()}

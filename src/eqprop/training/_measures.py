@@ -1,0 +1,103 @@
+"""What the loop measures of a step: errors, and how much the weights changed."""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..costs import outputs_of
+from ..relaxations import Status
+from ..systems import AbstractSystem
+from ..systems._parameters import parameter_name
+
+CHANGE_EVERY = 16
+
+
+def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
+    """The parameters whose relative change ‖ΔW‖/‖W‖ is recorded."""
+    params = eqx.filter((system, cost), eqx.is_inexact_array)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
+
+
+def measure_change(step, params, updates) -> dict[str, Array]:
+    """‖ΔW‖/‖W‖ of every weight, measured at one step in CHANGE_EVERY."""
+    pairs = [
+        (p, u)
+        for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
+        if _is_weight(p, params)
+    ]
+
+    def measure():
+        norms = [
+            (jnp.linalg.norm(u.ravel()), jnp.linalg.norm(p.ravel())) for p, u in pairs
+        ]
+        # Weights that are all zero have no relative change: it counts as 0.
+        norms = [jnp.where(p > 0, u / p, 0) for u, p in norms]
+        return {"change": jnp.stack(norms).astype(float), "changes": jnp.ones(())}
+
+    def skip():
+        return {"change": jnp.zeros(len(pairs)), "changes": jnp.zeros(())}
+
+    return jax.lax.cond(step % CHANGE_EVERY == 0, measure, skip)
+
+
+STATE_SUMS = ("loss", "errors", "steps", "settled", "oscillating", "residual")
+
+
+def zero_sums(weights: int) -> dict[str, Array]:
+    """The sums of an epoch before its first step."""
+    names = ("examples", "used", "changes", *STATE_SUMS)
+    return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
+
+
+def measure_step(system, cost, gradient, y, kept, used) -> dict[str, Array]:
+    """What one step adds to the epoch's sums; the loss is that of the `used` ones."""
+    # A masked example that diverged has no numbers to add.
+    finite = kept & (gradient.equilibrium.status != Status.diverged)
+    states = measure_states(system, cost, gradient.equilibrium, y, finite)
+    count = jnp.sum(used)
+    return states | {
+        "examples": jnp.sum(kept),
+        "used": count,
+        "loss": gradient.loss * count,
+    }
+
+
+def measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
+    """Sums over the kept examples of a batch of equilibria."""
+    prediction = jax.vmap(system.readout)(equilibrium.state)
+    sums = {
+        "errors": errors_of(jax.vmap(partial(outputs_of, cost))(prediction), y),
+        "steps": equilibrium.steps,
+        "settled": equilibrium.status == Status.settled,
+        "oscillating": equilibrium.status == Status.oscillating,
+        "residual": equilibrium.residual,
+    }
+    return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
+
+
+def errors_of(prediction: Array, y: Any) -> Float[Array, " batch"]:
+    """1 where the largest output is not the labelled one; NaN for other targets.
+
+    Labels are integers `[batch]` or one-hot rows `[batch, classes]`; a single row
+    that is not one-hot makes the mean NaN, which is reported as no error at all.
+    """
+    batch = prediction.shape[0]
+    if prediction.ndim != 2 or not hasattr(y, "dtype"):
+        return jnp.full(batch, jnp.nan)
+    chosen = jnp.argmax(prediction, axis=-1)
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1:
+        return (chosen != y).astype(float)
+    if y.shape == prediction.shape and y.shape[1] > 1:
+        one_hot = jnp.all((y == 0) | (y == 1), -1) & (jnp.sum(y, -1) == 1)
+        return jnp.where(one_hot, chosen != jnp.argmax(y, -1), jnp.nan)
+    return jnp.full(batch, jnp.nan)
+
+
+def _is_weight(leaf: Array, params: PyTree) -> bool:
+    """Matrices and kernels; every parameter of a model that has none of them."""
+    return leaf.ndim >= 2 or all(p.ndim < 2 for p in jax.tree.leaves(params))

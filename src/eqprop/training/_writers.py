@@ -1,0 +1,223 @@
+"""Writers: the records of a run, sent to programs that draw them while it goes on.
+
+`metrics.jsonl` of the run directory is always written and is what a run goes on from;
+a writer takes the same records beside it.  One that fails is left out from there on,
+with one warning: a run never stops for it.
+"""
+
+import abc
+import hashlib
+import importlib.util
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ._diagnosis import RunWarning
+from ._fit import Observer
+
+PROJECT = "eqprop"
+
+
+class AbstractWriter(abc.ABC):
+    """Takes one record after the other; any method may raise."""
+
+    @abc.abstractmethod
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        """The numbers of an epoch, by name."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """After the last record."""
+
+
+class TensorBoard(AbstractWriter):
+    """Event files in `RUN/tensorboard`, written by tensorboardX.
+
+    Its `SummaryWriter` writes from a thread whose end (a full disk) would leave the
+    run waiting for ever, so events are written here, one epoch at a time.
+    """
+
+    def __init__(self, run: Path, config: dict[str, Any], first: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar, text
+
+        self._proto: Any = event_pb2
+        self._scalar = scalar
+        folder = run / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # A resumed run has a file of its own, and what it repeats counts no more.
+        suffix = f".{os.getpid()}.{time.time_ns()}"
+        self._events = EventsWriter(str(folder / "events"), filename_suffix=suffix)
+        log = self._proto.SessionLog
+        start = log(status=log.START)
+        self._put(first, session_log=start)
+        settings = json.dumps(config, indent=1, ensure_ascii=False)
+        self._put(0, summary=text("config", f"```\n{settings}\n```"))
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._put(epoch, summary=self._scalar(name, value))
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _put(self, step: int, **content: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), step=step, **content)
+        self._events.write_event(event)
+
+
+class WeightsAndBiases(AbstractWriter):
+    """A run of the project eqprop; WANDB_MODE=offline keeps it in `RUN/wandb`."""
+
+    def __init__(self, run: Path, config: dict[str, Any], first: int):
+        import wandb  # type: ignore[import-not-found]
+
+        del first
+        self._run = wandb.init(
+            project=PROJECT,
+            name=run.name,
+            id=_identity(run),
+            resume="allow",
+            dir=str(run),
+            config=config,
+        )
+        self._run.define_metric("*", step_metric="epoch")
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        self._run.log({"epoch": epoch, **values})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackio(AbstractWriter):
+    """A run of the project eqprop in trackio's folder, or wherever it is set to."""
+
+    def __init__(self, run: Path, config: dict[str, Any], first: int):
+        import trackio  # type: ignore[import-not-found]
+
+        del first
+        name = f"{run.name}-{_identity(run)}"
+        self._run = trackio.init(
+            project=PROJECT, name=name, config=config, resume="allow", embed=False
+        )
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        self._run.log({"epoch": epoch, **values}, step=epoch)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+Open = Callable[[Path, dict[str, Any], int], AbstractWriter]
+
+WRITERS: dict[str, tuple[Open, str]] = {
+    "tensorboard": (TensorBoard, "tensorboardX"),
+    "wandb": (WeightsAndBiases, "wandb"),
+    "trackio": (Trackio, "trackio"),
+}
+"""How each is opened, and the module it needs; the extra has the writer's name."""
+
+
+def check_writers(names: Iterable[str]) -> None:
+    """A ValueError for a writer that does not exist, or whose package is missing."""
+    for name in names:
+        if name not in WRITERS:
+            known = ", ".join(WRITERS)
+            raise ValueError(f"there is no writer {name!r}; choose of {known}")
+        module = WRITERS[name][1]
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(
+                f"the writer {name} needs the package {module}, which is not "
+                f"installed: pip install 'eqprop[{name}]'"
+            )
+
+
+class Writers(Observer):
+    """Sends every epoch's record to writers, and everything on to `inner`.
+
+    **Arguments:**
+
+    - `run`: the run directory, whose name the writers show.
+    - `config`: its configuration as a JSON object.
+    - `names`: of `WRITERS`; `check_writers` has passed them.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: dict[str, Any],
+        names: Iterable[str],
+        inner: Observer | None = None,
+    ):
+        self._run, self._config = run, config
+        self._names = list(dict.fromkeys(names))
+        self._inner = inner or Observer()
+        self._open: dict[str, AbstractWriter] = {}
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name, writer in list(self._open.items()):
+            self._try(name, writer.close)
+        self._open = {}
+
+    def on_start(self, trainer, state, epochs):
+        first = int(state.epoch) + 1
+        for name in self._names:
+            opened = self._try(name, WRITERS[name][0], self._run, self._config, first)
+            if opened is not None:
+                self._open[name] = opened
+        self._inner.on_start(trainer, state, epochs)
+
+    def on_chunk(self, state, record):
+        self._inner.on_chunk(state, record)
+
+    def on_epoch(self, state, record):
+        values = _numbers(record)
+        for name, writer in list(self._open.items()):
+            self._try(name, writer.write, record["epoch"], values)
+        self._inner.on_epoch(state, record)
+
+    def on_failure(self, state):
+        self._inner.on_failure(state)
+
+    def _try(self, name: str, do: Callable, *arguments: Any) -> Any:
+        """Do it; on a failure leave the writer out, and say so once."""
+        try:
+            return do(*arguments)
+        except Exception as error:
+            self._open.pop(name, None)
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            warnings.warn(
+                f"the writer {name} failed ({reason[:200]}) and is left out from here "
+                f"on; {self._run}/metrics.jsonl holds everything",
+                RunWarning,
+                stacklevel=2,
+            )
+            return None
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a record; those of a list each under its place."""
+    found = {}
+    for name, value in record.items():
+        if isinstance(value, list):
+            found |= {f"{name}/{k}": float(v) for k, v in enumerate(value)}
+        elif value is not None and name != "epoch":
+            found[name] = float(value)
+    return found
+
+
+def _identity(run: Path) -> str:
+    """The same for a run and what it is resumed as, another for any other run."""
+    environment = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    text = f"{run.resolve().name} {environment['time']}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,123 @@
+"""Every form of the cross-correlation against SciPy's, and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate as scipy_correlate
+
+from eqprop.systems import _correlation
+from eqprop.systems._correlation import correlate
+
+SHAPES = [  # height, width, channels, channels above, kernel
+    (12, 12, 32, 6, 5),
+    (13, 9, 16, 3, 3),
+    (11, 17, 20, 2, 4),
+    (9, 9, 16, 1, 5),
+]
+
+
+def problem(shape, dtype=np.float32):
+    height, width, below, above, size = shape
+    random = np.random.default_rng(0)
+    image = random.normal(size=(height, width, below)).astype(dtype)
+    kernel = random.normal(size=(size, size, below, above)).astype(dtype)
+    upper = random.normal(size=(height - size + 1, width - size + 1, above))
+    return image, kernel, upper.astype(dtype)
+
+
+def oracle(image, kernel):
+    maps = [
+        scipy_correlate(image.astype(float), kernel[..., k].astype(float), "valid")
+        for k in range(kernel.shape[-1])
+    ]
+    return np.concatenate(maps, axis=-1)
+
+
+def distance(a, b):
+    return np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_winograds_tiles_are_the_correlation(shape):
+    image, kernel, _ = problem(shape)
+    assert _correlation._tiled(1, image, kernel)
+    assert distance(correlate(1, image, kernel), oracle(image, kernel)) < 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_winograds_algorithm_is_exact(shape):
+    image, kernel, _ = (jnp.asarray(a) for a in problem(shape, np.float64))
+    values = _correlation._kernel_values(kernel)
+    found = _correlation._winograd(image, values)
+    assert distance(found, oracle(image, kernel)) < 1e-13
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_derivatives_are_those_of_xlas_convolution(shape):
+    image, kernel, upper = problem(shape)
+
+    def along(form):
+        _, pull = jax.vjp(lambda r, w: form(1, r, w), image, kernel)
+        _, push = jax.jvp(lambda r: form(1, r, kernel), (image,), (image[::-1],))
+        # Mixed: how the way back to the image depends on the kernel.
+        mixed = jax.grad(
+            lambda w: jnp.vdot(
+                jax.vjp(lambda r: form(1, r, w), image)[1](upper)[0], image[::-1]
+            )
+        )
+        return *pull(upper), push, mixed(kernel)
+
+    for found, expected in zip(
+        along(correlate), along(_correlation._convolve), strict=True
+    ):
+        assert distance(found, expected) < 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float64_is_exact_in_every_form(channels, stride):
+    shape = (9, 8, channels, 4, 3)
+    image, kernel, _ = (jnp.asarray(a) for a in problem(shape, np.float64))
+    expected = oracle(image, kernel)[::stride, ::stride]
+    forms = (correlate, _correlation._patches, _correlation._convolve)
+    for form in forms:
+        assert distance(form(stride, image, kernel), expected) < 1e-13
+
+
+def test_a_batch_is_its_examples():
+    image, kernel, _ = problem(SHAPES[0])
+    batch = jnp.stack([image, image[::-1], image[:, ::-1]])
+    found = jax.vmap(lambda r: correlate(1, r, jnp.asarray(kernel)))(batch)
+    one_by_one = [correlate(1, r, jnp.asarray(kernel)) for r in batch]
+    assert distance(found, jnp.stack(one_by_one)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"),
+    [
+        ((8, 8, 16, 4, 5), 1),  # a single tile
+        ((12, 12, 15, 4, 5), 1),  # few channels
+        ((12, 12, 16, 4, 5), 2),
+        ((14, 14, 16, 4, 7), 1),  # too many points to be accurate
+    ],
+)
+def test_tiles_are_not_taken_where_others_are_faster_or_better(shape, stride):
+    image, kernel, _ = problem(shape)
+    assert not _correlation._tiled(stride, image, kernel)
+    expected = oracle(image, kernel)[::stride, ::stride]
+    assert distance(correlate(stride, image, kernel), expected) < 2e-6
+
+
+def test_accelerators_get_xlas_convolution(monkeypatch):
+    image, kernel, _ = problem(SHAPES[0])
+    monkeypatch.setattr(_correlation, "_on_cpu", lambda: False)
+    for form in (
+        lambda r: correlate(1, r, kernel),
+        jax.grad(lambda r: jnp.sum(correlate(1, r, kernel))),
+    ):
+        text = str(jax.make_jaxpr(form)(image))
+        assert "conv_general_dilated" in text
+        assert "split" not in text

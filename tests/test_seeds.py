@@ -1,0 +1,61 @@
+"""`--seeds`: each run equals the one of its seed alone, and the spread is theirs."""
+
+import json
+import shutil
+import statistics
+
+import numpy as np
+import pytest
+
+import eqprop as ep
+from eqprop import cli, runs
+
+
+@pytest.fixture
+def command(x, y):
+    np.savez("own.npz", x=x, y=y)
+    small = ["--model.hidden", "6", "--epochs", "2", "--data", "own.npz"]
+    return ["train", *small]
+
+
+def errors(folder):
+    """The records of a run, without the times they took."""
+    timed = ("seconds", "training_seconds", "examples_per_second")
+    history = runs.RunDirectory(folder).history()
+    return [{k: v for k, v in r.items() if k not in timed} for r in history]
+
+
+def test_seeds_are_the_single_runs_and_their_spread(command, capsys, tmp_path):
+    """Bit for bit; a lost seed is trained again, and only that one."""
+    seeds = ["--seeds", "3", "--seed", "4", "--run", "many", "--json"]
+    assert cli.main([*command, *seeds]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert cli.main([*command, "--seed", "5", "--run", "one"]) == 0
+    many = tmp_path / "many"
+    assert errors(many / "seed5") == errors(tmp_path / "one")
+    assert errors(many / "seed5") != errors(many / "seed6")
+    each = [errors(many / f"seed{n}")[-1]["test_error"] for n in (4, 5, 6)]
+    spread = found["summary"]["test_error"]
+    assert spread["mean"] == pytest.approx(statistics.mean(each))
+    assert spread["std"] == pytest.approx(statistics.stdev(each))
+    assert ep.load(many / "seed6").config.seed == 6
+
+    kept = errors(many / "seed6")
+    shutil.rmtree(many / "seed6" / "checkpoints")
+    (many / "seed6" / "metrics.jsonl").unlink()
+    before = (many / "seed4" / "metrics.jsonl").stat().st_mtime_ns
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", "many"]) == 0
+    assert "±" in capsys.readouterr().out
+    assert errors(many / "seed6") == kept
+    assert (many / "seed4" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_wrong_requests_are_refused_before_anything_is_made(command, capsys, tmp_path):
+    """No seed at all, and a directory that holds something else."""
+    assert cli.main([*command, "--seeds", "0", "--run", "many"]) == 2
+    assert "whole number ≥ 1" in capsys.readouterr().err
+    assert not (tmp_path / "many").exists()
+    assert cli.main([*command, "--run", "one"]) == 0
+    assert cli.main([*command, "--seeds", "2", "--run", "one"]) == 2
+    assert "one seed" in capsys.readouterr().err
