@@ -90,18 +90,18 @@ NETS = {
     ),
 }
 QUICK = {
-    "64-32-10": Net((32, 10), (Rule(4, 2),), 2, 0.5, 0.25, 5e-3),
+    "64-32-10": Net((32, 10), (Rule(4, 2),), 10, 0.5, 0.25, 5e-3),
     "digits conv 8": Net(
         (conv(8, 3), 10),
         (Rule(2, 2, "random-sign", persistent=True),),
-        *(2, 0.5, 0.5, 5e-3),
+        *(10, 0.5, 0.5, 5e-3),
     ),
 }
 
 Examples = tuple[jax.Array, jax.Array]
 
 
-def examples(name: str, images: bool) -> tuple[Examples, Examples]:
+def examples(name: str, images: bool, most: int) -> tuple[Examples, Examples]:
     """Training and test examples, those of training in whole batches."""
     data = load(name, flatten=not images)
     assert data.test is not None
@@ -110,7 +110,7 @@ def examples(name: str, images: bool) -> tuple[Examples, Examples]:
         return jnp.asarray(split.x[:count]), jnp.asarray(data.targets(split.y[:count]))
 
     return (
-        pair(data.train, len(data.train) // BATCH * BATCH),
+        pair(data.train, min(most, len(data.train)) // BATCH * BATCH),
         pair(data.test, len(data.test)),
     )
 
@@ -233,10 +233,11 @@ class Settling:
         return evaluate(self.state.system, self.state.cost, TEST, x, y)[0]["error"]
 
 
-def measure(name: str, net: Net, seed: int, epochs: int, quick: bool) -> list[dict]:
+def measure(part: dict, net: Net, data: str) -> list[dict]:
     """A row for backprop and one for each rule, all trained from one seed."""
+    seed, epochs = part["seed"], part["epochs"]
     images = any(isinstance(layer, ep.Convolution) for layer in net.layers)
-    train, test = examples("digits" if quick else "mnist", images)
+    train, test = examples(data, images, part["examples"])
     learners = {BACKPROP: Backprop(net, train, epochs, seed)} | {
         str(rule): Settling(net, rule, train, epochs, seed) for rule in net.rules
     }
@@ -247,7 +248,8 @@ def measure(name: str, net: Net, seed: int, epochs: int, quick: bool) -> list[di
     steps = len(train[0]) // BATCH
     return [
         {
-            **{"net": name, "seed": seed, "epochs": epochs, "learner": learner},
+            **part,
+            "learner": learner,
             "ms": [1e3 * s for s in seconds[learner]],
             "seconds": steps * sum(seconds[learner]),
             "error": 100 * run.test(*test),
@@ -265,20 +267,19 @@ def spread(values: list[float], form: str) -> str:
 
 
 def table(rows: list[dict]) -> Iterator[str]:
-    """Lines of Markdown: a row for each net, number of epochs and learner."""
+    """Lines of Markdown: a row for each net and learner."""
     yield "| net | epochs | learner | ms a step | × backprop | training s | error % |"
     yield "|---|---|---|---|---|---|---|"
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        key = (row["net"], row["epochs"], row["learner"])
-        groups.setdefault(key, []).append(row)
-    for (net, epochs, learner), group in groups.items():
+        groups.setdefault((row["net"], row["learner"]), []).append(row)
+    for (net, learner), group in groups.items():
         steps = [ms for row in group for ms in row["ms"]]
-        theirs = [ms for row in groups[net, epochs, BACKPROP] for ms in row["ms"]]
+        theirs = [ms for row in groups[net, BACKPROP] for ms in row["ms"]]
         ratio = statistics.median(steps) / statistics.median(theirs)
         seconds = statistics.median(row["seconds"] for row in group)
         yield (
-            f"| {net} | {epochs} | {learner} | {spread(steps, '.3g')} | {ratio:.2f} | "
+            f"| {net} | {group[0]['epochs']} | {learner} | {spread(steps, '.3g')} | {ratio:.2f} | "
             f"{seconds:.1f} | {spread([row['error'] for row in group], '.2f')} |"
         )
 
@@ -290,6 +291,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nets", nargs="+", help=", ".join(NETS))
     parser.add_argument("--epochs", type=int, help="of every net; its own if not given")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, …")
+    parser.add_argument("--examples", type=int, default=60_000, help="at most")
     parser.add_argument("--records", type=Path, help="finished parts, kept as JSON")
     parser.add_argument("--quick", action="store_true", help="two tiny nets on digits")
     options = parser.parse_args(argv)
@@ -297,29 +299,32 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     unknown = [name for name in options.nets or () if name not in nets]
     if unknown:
         parser.error(f"--nets {unknown[0]!r}: there is {', '.join(map(repr, nets))}")
-    for name in ("epochs", "seeds"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            parser.error(f"--{name} is {value}; give at least 1")
+    for name, least in {"epochs": 1, "seeds": 1, "examples": BATCH}.items():
+        if (value := getattr(options, name)) is not None and value < least:
+            parser.error(f"--{name} is {value}; give at least {least}")
     options.nets = {name: nets[name] for name in options.nets or nets}
     return options
 
 
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    rows: list[dict] = []
+    rows, kept = [], []
     if options.records and options.records.exists():
-        rows = json.loads(options.records.read_text(encoding="utf-8"))
+        kept = json.loads(options.records.read_text(encoding="utf-8"))
+    data = "digits" if options.quick else "mnist"
     for name, net in options.nets.items():
-        epochs = options.epochs or net.epochs
         for seed in range(options.seeds):
-            part = (name, seed, epochs)
-            if part in {(row["net"], row["seed"], row["epochs"]) for row in rows}:
-                continue
-            rows += measure(*part[:1], net, *part[1:], options.quick)
-            eqx.clear_caches()
-            jax.clear_caches()
-            if options.records:
-                options.records.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            part = {"net": name, "epochs": options.epochs or net.epochs}
+            part |= {"examples": options.examples, "seed": seed}
+            found = [row for row in kept if part.items() <= row.items()]
+            if not found:
+                found = measure(part, net, data)
+                eqx.clear_caches()
+                jax.clear_caches()
+            rows += found
+            if options.records and found[0] not in kept:
+                kept += found
+                options.records.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     print(heading("What a person gives up by leaving backprop", __file__))
     print(
         "One training step of EP against one of backprop in the feedforward net of "
