@@ -279,7 +279,8 @@ def table(rows: list[dict]) -> Iterator[str]:
         ratio = statistics.median(steps) / statistics.median(theirs)
         seconds = statistics.median(row["seconds"] for row in group)
         yield (
-            f"| {net} | {group[0]['epochs']} | {learner} | {spread(steps, '.3g')} | {ratio:.2f} | "
+            f"| {net} | {group[0]['epochs']} | {learner} | {spread(steps, '.3g')} | "
+            f"{ratio:.2f} | "
             f"{seconds:.1f} | {spread([row['error'] for row in group], '.2f')} |"
         )
 
