@@ -90,11 +90,11 @@ NETS = {
     ),
 }
 QUICK = {
-    "64-32-10": Net((32, 10), (Rule(4, 2),), 10, 0.5, 0.25, 5e-3),
+    "64-32-10": Net((32, 10), (Rule(4, 2),), 30, 0.5, 0.25, 5e-3),
     "digits conv 8": Net(
         (conv(8, 3), 10),
         (Rule(2, 2, "random-sign", persistent=True),),
-        *(10, 0.5, 0.5, 5e-3),
+        *(30, 0.5, 0.5, 5e-3),
     ),
 }
 
@@ -197,7 +197,7 @@ class Settling:
             {"train": train},
             estimator=ep.EquilibriumPropagation(
                 free=ep.Sweep(rule.free),
-                nudged=ep.Sweep(rule.nudged),
+                nudged=ep.Sweep(rule.nudged, backward=len(net.layers) % 2 == 0),
                 beta=net.beta,
                 nudging=rule.nudging,
             ),
