@@ -17,7 +17,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ def rho(u: torch.Tensor) -> torch.Tensor:
 class Peer:
     """Weights and data of one network in PyTorch, layers as in `sizes`."""
 
-    beta, rate, rho = BETA, RATE, staticmethod(rho)
+    beta, rate, rho, linear_output = BETA, RATE, staticmethod(rho), False
 
     def __init__(self, sizes, batch: int, x: np.ndarray, y: np.ndarray):
         self.links, self.weights, self.shapes = sizes[1:], [], []
@@ -85,6 +85,11 @@ class Peer:
         link = self.links[k]
         return F.max_pool2d(F.conv2d(below, weight, bias, 1, link.padding), 2)
 
+    def rates(self, drives: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """ρ of every layer's drive."""
+        *hidden, last = drives
+        return [*map(self.rho, hidden), last if self.linear_output else self.rho(last)]
+
     def nudge(self, s: list[torch.Tensor], beta: float) -> None:
         if beta:
             s[-1] = s[-1] + beta * (self.y - s[-1])
@@ -104,7 +109,7 @@ class Autograd(Peer):
         for _ in range(steps):
             s = [u.requires_grad_() for u in s]
             before = s[-1]
-            s = [self.rho(g) for g in torch.autograd.grad(self.phi(s), s)]
+            s = self.rates(torch.autograd.grad(self.phi(s), s))
             if beta:
                 s[-1] = s[-1] + beta * (self.y - before)
             s = [u.detach() for u in s]
@@ -155,7 +160,7 @@ class ByHand(Peer):
                     down = F.conv_transpose2d(spread, weight, padding=padding)
                 drives[k - 1] = drives[k - 1] + down
             before = s[-1]
-            s = [self.rho(d) for d in drives]
+            s = self.rates(drives)
             if beta:
                 s[-1] = s[-1] + beta * (self.y - before)
         return s

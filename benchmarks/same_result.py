@@ -79,7 +79,10 @@ def gradients(nets: dict, data: Examples, options: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|")
     for sizes, papers in nets.items():
         net = ep.HopfieldEnergy(
-            sizes, key=jax.random.key(0), initializer=ep.fan_in_uniform
+            sizes,
+            key=jax.random.key(0),
+            output=ep.identity,
+            initializer=ep.fan_in_uniform,
         )
         trained = train(net, data, ep.recipe("mnist-fast").config, 1).state.system
         for weights, system in (("as drawn", net), ("after an epoch", trained)):

@@ -45,7 +45,7 @@ def test_backprop_is_the_feedforward_net():
     random = np.random.default_rng(0)
     x = jnp.asarray(random.random((versus.BATCH, 5), np.float32))
     y = jnp.asarray(np.eye(3, dtype=np.float32)[random.integers(0, 3, versus.BATCH)])
-    net = versus.Net((4, 3), (), 1, 0.5, 0.25, 1e-3)
+    net = versus.Net((4, 3), (), 1, (0.5, 0.5), 0.25, 1e-3)
     learner = versus.Backprop(net, (x, y), 1, 0)
     (w1, w2), (b1, b2) = jax.tree.map(jnp.array, learner.params)
 
@@ -74,7 +74,10 @@ def test_versus_backprop_refuses(wrong, capsys):
 def problem():
     """A net of 6-5-3 units and eight examples."""
     net = ep.HopfieldEnergy(
-        (6, 5, 3), key=jax.random.key(0), initializer=ep.fan_in_uniform
+        (6, 5, 3),
+        key=jax.random.key(0),
+        output=ep.identity,
+        initializer=ep.fan_in_uniform,
     )
     random = np.random.default_rng(0)
     x = random.random((8, 6), np.float32)
@@ -86,7 +89,7 @@ def test_exact_gradient_is_that_of_the_settled_cost(problem):
     """Implicit differentiation agrees with finite differences of the settled cost."""
 
     def settled(weight):
-        net = ep.HopfieldEnergy((6, 5, 3), key=jax.random.key(0))
+        net = problem.net
         weights = (weight, problem.net.weights[1].astype(float))
         biases = tuple(b.astype(float) for b in problem.net.biases)
         net = jax.tree.unflatten(jax.tree.structure(net), [*weights, *biases])
