@@ -19,7 +19,6 @@ done again: `--nets` one by one, then once without to print the whole page.
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -78,7 +77,7 @@ def conv(channels: int, kernel: int) -> ep.Convolution:
 
 
 def soft(free: int, nudged: int) -> Rule:
-    """Centered, the output a softmax layer outside of the dynamics."""
+    """The output a softmax layer outside of the dynamics, over a dense layer."""
     return Rule(free, nudged, readout=True)
 
 
@@ -106,7 +105,7 @@ NETS = {
     ),
     "MNIST conv 32-64": Net(
         (conv(32, 5), conv(64, 5), 10),
-        (soft(2, 1), soft(3, 2), soft(6, 4), soft(12, 8), Rule(6, 4)),
+        (Rule(2, 2), Rule(3, 2), Rule(6, 4), Rule(12, 8)),
         *(1, (1.0, 0.5), 0.25, 1e-3),
     ),
 }
@@ -114,7 +113,7 @@ QUICK = {
     "64-32-10": Net((32, 10), (Rule(4, 2),), 30, (0.5, 0.5), 0.25, 5e-3),
     "digits conv 8": Net(
         (conv(8, 3), 10),
-        (Rule(2, 2, persistent=True), soft(2, 1)),
+        (Rule(2, 2, persistent=True),),
         *(30, (0.5, 0.5), 0.25, 5e-3),
     ),
 }
@@ -211,10 +210,7 @@ class Settling:
         layers, cost = sizes(net, train[0]), ep.SquaredError()
         if rule.readout:
             *layers, outputs = layers
-            units = ep.HopfieldEnergy(layers, key=jax.random.key(0)).shapes[-1]
-            cost = ep.SoftmaxReadout(
-                math.prod(units), outputs, key=jax.random.key(seed + 1)
-            )
+            cost = ep.SoftmaxReadout(layers[-1], outputs, key=jax.random.key(seed + 1))
         system = ep.HopfieldEnergy(
             layers,
             key=jax.random.key(seed),
