@@ -121,18 +121,26 @@ def test_sweep_and_euler_settle_to_the_same_state(activation, output, beta):
 
 
 @pytest.mark.usefixtures("x64")
-def test_one_sweep_solves_each_layer_exactly():
-    """h ← clip(W₁x + W₂o + b₁), then o ← (W₂h + b₂ + βy)/(1 + β) for linear outputs."""
+@pytest.mark.parametrize("backward", [False, True])
+def test_one_sweep_solves_each_layer_exactly(backward):
+    """h ← clip(W₁x + W₂o + b₁), then o ← (W₂h + b₂ + βy)/(1 + β) for linear outputs.
+
+    Backward, o comes first, and h hears the new one.
+    """
     net = hopfield((3, 6, 2), activation=ep.hard_sigmoid, output=ep.identity)
     x, y = batch()
     o = jax.random.normal(jax.random.key(0), (len(x), 2))
     state = (jnp.zeros((len(x), 6)), o)
     beta = 0.4
-    swept = ep.relax(
-        net, x, ep.Sweep(1), state=state, cost=ep.SquaredError(), y=y, beta=beta
-    ).state
-    h = np.clip(x @ net.weights[0] + o @ net.weights[1].T + net.biases[0], 0, 1)
-    out = (h @ net.weights[1] + net.biases[1] + beta * y) / (1 + beta)
+    nudge = {"state": state, "cost": ep.SquaredError(), "y": y, "beta": beta}
+    swept = ep.relax(net, x, ep.Sweep(1, backward=backward), **nudge).state
+    h, out = state
+    for layer in (1, 0) if backward else (0, 1):
+        if layer:
+            out = (h @ net.weights[1] + net.biases[1] + beta * y) / (1 + beta)
+        else:
+            drive = x @ net.weights[0] + out @ net.weights[1].T + net.biases[0]
+            h = np.clip(drive, 0, 1)
     np.testing.assert_allclose(swept[0], h, atol=IDENTITY)
     np.testing.assert_allclose(swept[1], out, atol=IDENTITY)
 

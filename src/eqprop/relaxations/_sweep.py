@@ -28,12 +28,17 @@ class Sweep(AbstractRelaxation):
 
     - `steps`: sweeps over all blocks at most, or exactly where `tol` is `None`.
     - `tol`: an example stops moving once its residual is below this velocity.
+    - `backward`: the blocks in reverse order.  A nudge starts at the output: where that
+      is in the last block, as with an odd number of hidden layers, it reaches the
+      first layer a sweep earlier.
     """
 
     steps: int = 10
     """number of sweeps (at most, where there is a tolerance)"""
     tol: float | None = None
     """residual below which an example stops (velocity); None: all sweeps"""
+    backward: bool = False
+    """blocks in reverse order, for a nudge of an odd number of hidden layers"""
 
     def __check_init__(self):
         check_hyperparameters("Sweep", self.steps, self.tol)
@@ -41,7 +46,8 @@ class Sweep(AbstractRelaxation):
     def step(self, dynamics: Dynamics, s: State, key):
         del key
         residuals = []
-        for block in _blocks(dynamics.system, s):
+        blocks = _blocks(dynamics.system, s)
+        for block in reversed(blocks) if self.backward else blocks:
             old = _leaves(block, s)
             velocity = _leaves(block, dynamics.velocity(s))
             curvature = [
