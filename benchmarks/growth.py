@@ -39,6 +39,7 @@ RESIDUAL = 1e-6
 RELAXATIONS: dict[str, Callable[[int], ep.AbstractRelaxation]] = {
     "Euler": lambda steps: ep.Euler(0.5, steps, RESIDUAL),
     "Sweep": lambda steps: ep.Sweep(steps, RESIDUAL),
+    "Sweep, ω = 1.7": lambda steps: ep.Sweep(steps, RESIDUAL, omega=1.7),
 }
 """of `steps` steps at most: a new relaxation needs a line here"""
 

@@ -17,7 +17,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -56,6 +56,8 @@ def rho(u: torch.Tensor) -> torch.Tensor:
 class Peer:
     """Weights and data of one network in PyTorch, layers as in `sizes`."""
 
+    beta, rate, rho, linear_output = BETA, RATE, staticmethod(rho), False
+
     def __init__(self, sizes, batch: int, x: np.ndarray, y: np.ndarray):
         self.links, self.weights, self.shapes = sizes[1:], [], []
         self.x = torch.tensor(x[:batch])
@@ -83,6 +85,11 @@ class Peer:
         link = self.links[k]
         return F.max_pool2d(F.conv2d(below, weight, bias, 1, link.padding), 2)
 
+    def rates(self, drives: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """ρ of every layer's drive."""
+        *hidden, last = drives
+        return [*map(self.rho, hidden), last if self.linear_output else self.rho(last)]
+
     def nudge(self, s: list[torch.Tensor], beta: float) -> None:
         if beta:
             s[-1] = s[-1] + beta * (self.y - s[-1])
@@ -102,7 +109,7 @@ class Autograd(Peer):
         for _ in range(steps):
             s = [u.requires_grad_() for u in s]
             before = s[-1]
-            s = [rho(g) for g in torch.autograd.grad(self.phi(s), s)]
+            s = self.rates(torch.autograd.grad(self.phi(s), s))
             if beta:
                 s[-1] = s[-1] + beta * (self.y - before)
             s = [u.detach() for u in s]
@@ -110,17 +117,17 @@ class Autograd(Peer):
 
     def step(self, free: int, nudged: int) -> None:
         first = self.relax(self.start(), free, 0.0)
-        second = self.relax(first, nudged, BETA)
+        second = self.relax(first, nudged, self.beta)
         for pair in self.weights:
             for leaf in pair:
                 leaf.requires_grad_()
         leaves = [leaf for pair in self.weights for leaf in pair]
-        change = (self.phi(first) - self.phi(second)) / (BETA * len(self.x))
+        change = (self.phi(first) - self.phi(second)) / (self.beta * len(self.x))
         grads = torch.autograd.grad(change, leaves)
         with torch.no_grad():
             for leaf, g in zip(leaves, grads, strict=True):
                 leaf.requires_grad_(False)
-                leaf -= RATE * g
+                leaf -= self.rate * g
 
 
 class ByHand(Peer):
@@ -153,7 +160,7 @@ class ByHand(Peer):
                     down = F.conv_transpose2d(spread, weight, padding=padding)
                 drives[k - 1] = drives[k - 1] + down
             before = s[-1]
-            s = [rho(d) for d in drives]
+            s = self.rates(drives)
             if beta:
                 s[-1] = s[-1] + beta * (self.y - before)
         return s
@@ -179,8 +186,8 @@ class ByHand(Peer):
     @torch.no_grad()
     def step(self, free: int, nudged: int) -> None:
         first = self.relax(self.start(), free, 0.0)
-        second = self.relax(first, nudged, BETA)
-        scale = RATE / (BETA * len(self.x))
+        second = self.relax(first, nudged, self.beta)
+        scale = self.rate / (self.beta * len(self.x))
         for pair, a, b in zip(
             self.weights, self.hebb(first), self.hebb(second), strict=True
         ):

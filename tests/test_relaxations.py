@@ -121,18 +121,26 @@ def test_sweep_and_euler_settle_to_the_same_state(activation, output, beta):
 
 
 @pytest.mark.usefixtures("x64")
-def test_one_sweep_solves_each_layer_exactly():
-    """h ← clip(W₁x + W₂o + b₁), then o ← (W₂h + b₂ + βy)/(1 + β) for linear outputs."""
+@pytest.mark.parametrize("backward", [False, True])
+def test_one_sweep_solves_each_layer_exactly(backward):
+    """h ← clip(W₁x + W₂o + b₁), then o ← (W₂h + b₂ + βy)/(1 + β) for linear outputs.
+
+    Backward, o comes first, and h hears the new one.
+    """
     net = hopfield((3, 6, 2), activation=ep.hard_sigmoid, output=ep.identity)
     x, y = batch()
     o = jax.random.normal(jax.random.key(0), (len(x), 2))
     state = (jnp.zeros((len(x), 6)), o)
     beta = 0.4
-    swept = ep.relax(
-        net, x, ep.Sweep(1), state=state, cost=ep.SquaredError(), y=y, beta=beta
-    ).state
-    h = np.clip(x @ net.weights[0] + o @ net.weights[1].T + net.biases[0], 0, 1)
-    out = (h @ net.weights[1] + net.biases[1] + beta * y) / (1 + beta)
+    nudge = {"state": state, "cost": ep.SquaredError(), "y": y, "beta": beta}
+    swept = ep.relax(net, x, ep.Sweep(1, backward=backward), **nudge).state
+    h, out = state
+    for layer in (1, 0) if backward else (0, 1):
+        if layer:
+            out = (h @ net.weights[1] + net.biases[1] + beta * y) / (1 + beta)
+        else:
+            drive = x @ net.weights[0] + out @ net.weights[1].T + net.biases[0]
+            h = np.clip(drive, 0, 1)
     np.testing.assert_allclose(swept[0], h, atol=IDENTITY)
     np.testing.assert_allclose(swept[1], out, atol=IDENTITY)
 
@@ -377,3 +385,44 @@ def test_incomplete_nudges_are_refused():
         ep.relax(system, x, ep.Euler(), cost=ep.SquaredError(), y=y[:2], beta=0.3)
     with pytest.raises(ValueError, match="state has the structure"):
         ep.relax(system, x, ep.Euler(), state=jnp.zeros((6, 3)))
+
+
+@pytest.mark.parametrize("omega", [0.5, 1.3, 1.7, 1.95])
+def test_over_relaxation_descends_to_the_same_fixed_point(omega, x64):
+    system = ep.HopfieldEnergy((6, 12, 12, 3), key=jax.random.key(0))
+    x = jax.random.uniform(jax.random.key(1), (5, 6), float)
+    cost, y, beta = ep.SquaredError(), jnp.eye(3)[jnp.arange(5) % 3], 0.3
+    nudge = {"cost": cost, "y": y, "beta": beta}
+    plain = ep.relax(system, x, ep.Sweep(5000, 1e-10), **nudge)
+    relaxation = ep.Sweep(5000, 1e-10, omega=omega)
+    found = ep.relax(system, x, relaxation, **nudge)
+    assert jnp.all(found.status == ep.Status.settled)
+    for a, b in zip(found.state, plain.state, strict=True):
+        assert jnp.max(jnp.abs(a - b)) < 1e-8
+
+    def energy(s):
+        total = jax.vmap(lambda x, s, y: system.energy(x, s) + beta * cost(s[-1], y))
+        return total(x, s, y)
+
+    state, before = None, energy(jax.vmap(system.init_state)(x))
+    for _ in range(20):
+        one = ep.Sweep(1, omega=omega)
+        state = ep.relax(system, x, one, state=state, **nudge).state
+        after = energy(state)
+        assert jnp.all(after <= before + 1e-12)
+        before = after
+
+
+def test_over_relaxation_tames_depth(x64):
+    system = ep.HopfieldEnergy((8, *[24] * 4, 3), key=jax.random.key(0))
+    x = jax.random.uniform(jax.random.key(1), (16, 8), float)
+    plain, faster = (
+        ep.relax(system, x, ep.Sweep(3000, 1e-6, omega=omega)) for omega in (1.0, 1.6)
+    )
+    assert jnp.mean(faster.steps) < 0.6 * jnp.mean(plain.steps)
+
+
+@pytest.mark.parametrize("omega", [0, -1, 2, 2.5, float("nan")])
+def test_sweep_refuses_an_omega_that_does_not_descend(omega):
+    with pytest.raises(ValueError, match="omega"):
+        ep.Sweep(omega=omega)

@@ -18,30 +18,48 @@ from ._euler import largest
 
 
 class Sweep(AbstractRelaxation):
-    """s_k ← project(s_k + (velocity_k − β ∂C_k/∂s) / (a_k + β c_k)), block by block.
+    """s_k ← project(s_k + ω (velocity_k − β ∂C_k/∂s) / (a_k + β c_k)), block by block.
 
     a is the curvature that the system's `blocks()` declare, c that of the cost.  With
-    upper bounds of the true curvature the potential + β cost never rises.  The
-    residual is the largest projected velocity that a block saw when its turn came.
+    upper bounds of the true curvature the potential + β cost never rises, for any ω
+    between 0 and 2: a block's energy lies below a parabola in each unit, of which ω = 1
+    goes to the lowest point, and ω = 2 to the same height on the other side.  Larger ω
+    (successive over-relaxation, Young 1954) settles deep networks in fewer sweeps.
+    The residual is the largest projected velocity that a block saw in its turn.
 
     **Arguments:**
 
     - `steps`: sweeps over all blocks at most, or exactly where `tol` is `None`.
     - `tol`: an example stops moving once its residual is below this velocity.
+    - `backward`: the blocks in reverse order.  A nudge starts at the output: where that
+      is in the last block, as with an odd number of hidden layers, it reaches the
+      first layer a sweep earlier.
+    - `omega`: ω, over-relaxation.  1.5 to 1.8 needs a fraction of the sweeps to a small
+      residual; for a few sweeps that end early, 1 is the safe choice.
     """
 
     steps: int = 10
     """number of sweeps (at most, where there is a tolerance)"""
     tol: float | None = None
     """residual below which an example stops (velocity); None: all sweeps"""
+    backward: bool = False
+    """blocks in reverse order, for a nudge of an odd number of hidden layers"""
+    omega: float = 1.0
+    """over-relaxation: between 0 and 2"""
 
     def __check_init__(self):
-        check_hyperparameters("Sweep", self.steps, self.tol)
+        check_hyperparameters("Sweep", self.steps, self.tol, omega=self.omega)
+        if self.omega >= 2:
+            raise ValueError(
+                f"Sweep: omega is {self.omega}; it must be below 2, at which sweeps "
+                "lower no energy, e.g. 1.5"
+            )
 
     def step(self, dynamics: Dynamics, s: State, key):
         del key
         residuals = []
-        for block in _blocks(dynamics.system, s):
+        blocks = _blocks(dynamics.system, s)
+        for block in reversed(blocks) if self.backward else blocks:
             old = _leaves(block, s)
             velocity = _leaves(block, dynamics.velocity(s))
             curvature = [
@@ -53,12 +71,16 @@ class Sweep(AbstractRelaxation):
                 )
             ]
             moved = [
-                u + v / a for u, v, a in zip(old, velocity, curvature, strict=True)
+                u + self.omega * v / a
+                for u, v, a in zip(old, velocity, curvature, strict=True)
             ]
             new = _leaves(block, dynamics.system.project(_replace(block, s, moved)))
             residuals.append(
                 largest(
-                    [a * (n - u) for a, n, u in zip(curvature, new, old, strict=True)]
+                    [
+                        a * (n - u) / self.omega
+                        for a, n, u in zip(curvature, new, old, strict=True)
+                    ]
                 )
             )
             s = _replace(block, s, new)
