@@ -24,6 +24,7 @@ def rows(page):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 def test_limit_runs(capsys, monkeypatch):
     """A row for each net and relaxation, one for each link above the input's."""
     monkeypatch.setattr(_timing, "ON_PROCESSOR", (64,))
@@ -52,6 +53,7 @@ def test_products_of_a_link(link):
     assert limit.link_flops(net, 1, batch=3) == 3 * 4 * dense
 
 
+@pytest.mark.slow
 def test_growth_runs(capsys, tmp_path):
     """Every axis and relaxation has its row, and the figure is drawn."""
     growth.main(["--quick", "--figure", str(tmp_path / "growth.png")])

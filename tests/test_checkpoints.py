@@ -51,6 +51,7 @@ def test_what_is_saved_comes_back(tmp_path):
         np.testing.assert_array_equal(found.arrays[name], array)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found_or_harmless(tmp_path):
     """Fails if a bit turned on the disk changes what is loaded, in silence."""
     kept = Checkpoints(tmp_path / "checkpoints")
@@ -308,6 +309,7 @@ def test_an_exception_in_a_callback(small_run):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of file sizes")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk(small_run, capsys):
     """Fails if a disk that runs full ends in a traceback, or spoils what was there.
 

@@ -242,6 +242,7 @@ def test_dt_follows_the_network():
     assert found.history[-1]["settled"] == 1
 
 
+@pytest.mark.slow
 def test_auto_dt_goes_on_bit_for_bit(tmp_path, x, y):
     """Fails if a run that was stopped within an epoch measures another step."""
     np.savez("own.npz", x=x, y=y)

@@ -21,8 +21,8 @@ def test_json_is_one_object_and_nothing_else(small_run, capsys, x, y):
     words = ("train", "--system", f"{model}:good", "--epochs", "1", "--run", "r")
     for arguments in (
         words,
-        ("train", "--resume", "r"),
-        ("eval", "r"),
+        ("train", "--resume", "r", *words[1:3]),
+        ("eval", "r", *words[1:3]),
         ("eval", small_run, "--data", "own.npz"),
         ("predict", small_run, "own.npz"),
         ("report", small_run),

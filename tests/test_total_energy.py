@@ -441,7 +441,8 @@ def wrong():
     with jax.enable_x64(False):
         run = ep.train(config, run=tmp_path / "run")
         assert run.history[-1]["loss"] < 0.2 * run.history[0]["loss"]
-        assert ep.evaluate(ep.load(tmp_path / "run"))["loss"] < 0.1
+        loaded = ep.load(tmp_path / "run", system=f"{file}:model")
+        assert ep.evaluate(loaded)["loss"] < 0.1
         model = ep.training.UserModel(f"{file}:wrong")
         with pytest.raises(ValueError, match="returned a NoneType as its cost"):
             ep.train(config, model=model)

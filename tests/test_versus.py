@@ -25,6 +25,7 @@ def rows(page):
     return [row for row in cells if row[0] not in ("net", "who")]
 
 
+@pytest.mark.slow
 def test_versus_backprop_learns_and_resumes(capsys, tmp_path):
     """Both learn digits; a finished part is read, not measured again."""
     file = tmp_path / "records.json"
@@ -105,6 +106,7 @@ def test_exact_gradient_is_that_of_the_settled_cost(problem):
         )
 
 
+@pytest.mark.slow
 def test_contenders_come_within_five_degrees(problem, monkeypatch):
     """The paper's setting is there; eqprop's sweeps end where they are good enough."""
     monkeypatch.setattr(contenders, "BETAS", (0.01,))

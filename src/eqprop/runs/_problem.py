@@ -11,6 +11,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -54,7 +55,7 @@ class Problem:
 
     def check_start(self, where: str) -> None:
         """A model whose states cannot even start is a mistake of the model."""
-        x = jax.tree.map(lambda leaf: leaf[:STARTS], self.train[0])
+        x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:STARTS]), self.train[0])
         state = initial_state(self.system, x, None)
         velocity = _velocities(self.system, x, state)
         wrong = np.zeros(len(jax.tree.leaves(x)[0]), bool)
