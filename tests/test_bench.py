@@ -117,6 +117,7 @@ def test_numbers_fit_each_other(small, capsys):
     assert found["memory"]["peak"] > weights
 
 
+@pytest.mark.slow
 def test_any_rule_on_any_system_is_measured(small, x):
     """A rule without a nudged phase, on a user's plain energy."""
     rule = ep.BackpropagationThroughTime(ep.Euler(0.2, 5, tol=1e-3), 0.2, 3)
@@ -126,6 +127,7 @@ def test_any_rule_on_any_system_is_measured(small, x):
     assert list(found["profile"]) == ["free", "rule", "update", "rest"]
 
 
+@pytest.mark.slow
 def test_a_users_model_by_another_rule(small, capsys, tmp_path):
     """Its few examples fill the batch; what cannot be counted is said."""
     (tmp_path / "own.py").write_text(

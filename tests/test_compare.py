@@ -87,6 +87,7 @@ def test_nothing_is_trained_where_a_rule_is_refused(
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_rule_that_diverges_does_not_end_the_comparison(data, tmp_path, capsys):
     """Its row says so, the others are there, and the exit status is 1."""
     folder = str(tmp_path / "wild")

@@ -387,7 +387,7 @@ def test_incomplete_nudges_are_refused():
         ep.relax(system, x, ep.Euler(), state=jnp.zeros((6, 3)))
 
 
-@pytest.mark.parametrize("omega", [0.5, 1.3, 1.7, 1.95])
+@pytest.mark.parametrize("omega", [0.5, 1.7])
 def test_over_relaxation_descends_to_the_same_fixed_point(omega, x64):
     system = ep.HopfieldEnergy((6, 12, 12, 3), key=jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (5, 6), float)

@@ -353,6 +353,7 @@ class Hill(Valley):
         return jnp.sum(s**4) / 4 - 0.5 * s @ s + 0 * jnp.sum(self.W)
 
 
+@pytest.mark.slow
 def test_flat_valleys_and_saddles():
     """What is slow is settled by Newton's method; what is unstable is named so."""
     x, y = batch(size=3)
