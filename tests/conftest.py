@@ -26,7 +26,6 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import eqprop as ep
 
@@ -61,30 +60,14 @@ def fresh():
     eqx.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A cache of compiled programs, shared by the files that train the same often.
-
-    Its value is the environment in which a program of its own uses it too.
-    """
-    folder = str(tmp_path_factory.getbasetemp() / "compiled")
-    settings = {
-        "jax_enable_compilation_cache": True,
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": folder,
-    }
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory):
+    """60 examples of 5 inputs in 3 classes, as a file."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    x = random.normal(size=(60, 5)).astype(np.float32)
+    np.savez(path, x=x, y=x[:, :3].argmax(1))
+    return path
 
 
 @pytest.fixture(scope="session")

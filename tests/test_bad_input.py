@@ -14,8 +14,6 @@ import pytest
 
 from messages import assert_holds, command, refused, with_nan
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 SMALL = ("--model.hidden", "6", "--epochs", "2")
 
 

@@ -14,8 +14,6 @@ import pytest
 import eqprop as ep
 from messages import assert_holds, command, refused
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 HERE = Path(__file__).parent / "mistakes.py"
 

@@ -9,8 +9,6 @@ import pytest
 import eqprop as ep
 from messages import assert_holds, with_nan
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 SETTINGS = {
     "epochs": [0, -1, 1.5, "2"],

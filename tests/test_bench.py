@@ -14,8 +14,6 @@ from eqprop.cli import main
 from eqprop.runs import _bench, _timing, bench, bench_problem
 from eqprop.systems import _correlation
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 NETS = {
     "dense": ((50, 400, 300, 10), 4 * (400 * 300 + 300 * 10)),
     # 10 x 10 places of 48 channels hear 3 x 3 x 32 numbers each.

@@ -14,8 +14,6 @@ from eqprop.training import config_to_json, load_config
 from eqprop.runs._checkpoints import best_epoch, Checkpoints, DamagedCheckpoint
 from messages import assert_holds, command, refused
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 ARRAYS = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "half": np.ones(5, np.float16),

@@ -7,8 +7,6 @@ import pytest
 
 from eqprop.cli import main
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 MODEL = """
 import jax.numpy as jnp, numpy as np, eqprop as ep
 class Net(ep.AbstractEnergy):

@@ -11,8 +11,6 @@ import eqprop as ep
 from eqprop.cli import main
 from eqprop.runs._compare import exact_angle
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 SMALL = {"model": ep.Hopfield(hidden=(6,), output="linear"), "epochs": 2}
 
 
@@ -24,7 +22,7 @@ def data(x, y, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compared(data, tmp_path_factory, compiled):
+def compared(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "runs"
     return ep.compare("digits", ("ep", "rbp"), run=folder, data=data, **SMALL)
 

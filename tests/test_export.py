@@ -51,7 +51,7 @@ np.save(outputs, s[-1])
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, x, y, compiled):
+def run(tmp_path_factory, x, y):
     """A run of three layers of weights, whose free phase settles."""
     folder = tmp_path_factory.mktemp("exported")
     np.savez(folder / "own.npz", x=x, y=y)

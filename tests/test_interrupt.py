@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,8 +21,6 @@ import eqprop as ep
 from eqprop import cli
 from eqprop.cli._interrupt import Heard
 from identical import assert_identical, without_times
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 EPOCHS = 3
 
@@ -63,23 +60,13 @@ class Press(ep.Observer):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """60 examples in 3 classes: 43 train in 11 batches, the last one smaller."""
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    x = random.normal(size=(60, 5)).astype(np.float32)
-    np.savez(path, x=x, y=x[:, :3].argmax(1))
-    return path
-
-
-@pytest.fixture(scope="module")
-def train(data):
+def train(small_file):
     """Train one of the rules into a directory, for EPOCHS epochs."""
 
     def run(rule, path, observer=None):
         config = dataclasses.replace(
             ep.recipe("digits").config,
-            data=str(data),
+            data=str(small_file),
             model=ep.Hopfield(hidden=(8,), output="linear"),
             epochs=EPOCHS,
             batch_size=4,
@@ -92,7 +79,7 @@ def train(data):
 
 
 @pytest.fixture(scope="module")
-def whole(compiled, train, tmp_path_factory):
+def whole(train, tmp_path_factory):
     """The runs nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     return {rule: train(rule, folder / rule) for rule in RULES}
@@ -192,9 +179,9 @@ sys.exit(main())
 
 
 @pytest.fixture(scope="module")
-def command(data, tmp_path_factory):
+def command(small_file, tmp_path_factory):
     """A command for the program, and the run and result of it without Ctrl-C."""
-    words = ["train", "--data", str(data), "--model.hidden", "8", "--json"]
+    words = ["train", "--data", str(small_file), "--model.hidden", "8", "--json"]
     words += ["--batch-size", "4", "--epochs", "100"]
     path = tmp_path_factory.mktemp("command") / "whole"
     return words, path, result_of([*words, "--run", str(path)])
@@ -214,13 +201,12 @@ def result_of(words):
     [(".", 0.3), ("run/config.json", 0.0), ("run/metrics.jsonl", 0.02)],
     ids=["while it starts", "while it compiles", "while it trains"],
 )
-def test_the_program(file, wait, command, compiled, tmp_path):
+def test_the_program(file, wait, command, tmp_path):
     """Fails if Ctrl-C is lost, shows a traceback, or is told a false way to go on."""
     words, whole, result = command
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, file, str(wait), *words, "--run", "run"],
         cwd=tmp_path,
-        env=os.environ | compiled,
         capture_output=True,
         text=True,
         timeout=120,

@@ -20,7 +20,7 @@ HTML = "{http://www.w3.org/1999/xhtml}"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, compiled):
+def runs(tmp_path_factory):
     """Two seeds of one configuration on images of 5 x 4 pixels, three classes."""
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)

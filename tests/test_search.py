@@ -12,7 +12,6 @@ SEARCH = [
 ]
 
 
-@pytest.mark.usefixtures("compiled")
 def test_a_search_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
     """Trials count in all; the best is first; another request is refused."""
     monkeypatch.setattr("eqprop.runs._train.draw", lambda *_: None)

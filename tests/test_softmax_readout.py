@@ -45,7 +45,7 @@ def test_the_curvature_is_above_every_eigenvalue(x64):
         assert np.linalg.eigvalsh(hessian(s, y[0])).max() <= float(cost.curvature)
 
 
-def test_classes_are_those_of_the_layer(x, y, tmp_path, compiled):
+def test_classes_are_those_of_the_layer(x, y, tmp_path):
     """Training counts the layer's errors, and predict writes its logits."""
     np.savez(tmp_path / "own.npz", x=x, y=y)
     run = ep.train(

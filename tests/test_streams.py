@@ -11,8 +11,6 @@ import pytest
 
 from messages import command
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 def test_json_is_one_object_and_nothing_else(small_run, capsys, x, y):
     """Fails if a program that reads the output finds anything but the result."""

@@ -26,8 +26,6 @@ from eqprop.relaxations import _euler
 from eqprop.verification import _comparison, _processes
 from eqprop.verification._metrics import agreement, order_in_beta, process_rmse
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 COST = ep.SquaredError()
 
 

@@ -58,7 +58,7 @@ def scalars(folder):
     return found
 
 
-def test_tensorboard_holds_the_metrics(own, compiled):
+def test_tensorboard_holds_the_metrics(own):
     """Every number of every epoch, once, also after a resumed run."""
     own["epochs"] = 2
     own["optimizer"] = ep.Optimizer("adam", (0.003,))
@@ -125,7 +125,7 @@ def drive(names, epochs=(1, 2, 3), run="driven"):
             writers.on_epoch(state, made)
 
 
-def test_a_writer_that_fails(own, monkeypatch, compiled):
+def test_a_writer_that_fails(own, monkeypatch):
     """One warning, the others go on, and the run is bit for bit the same."""
     monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
     monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))

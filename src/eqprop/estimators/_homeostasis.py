@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from ..relaxations._base import AbstractRelaxation
 from ..relaxations._keys import example_keys
 from ..systems._base import AbstractSystem, State
+from ._around import AbstractAround
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._step import inner
 
 
-class JacobianHomeostasis(AbstractEstimator):
+class JacobianHomeostasis(AbstractAround):
     """A learning rule, with the gradient of strength · ‖J − Jᵀ‖²_F at s⁰ added.
 
     The states are held fixed; J is that of the velocity, `project` left out.  Needs a
@@ -63,11 +63,6 @@ class JacobianHomeostasis(AbstractEstimator):
                 f"probes is {self.probes!r}; it must be a whole number ≥ 1"
             )
 
-    @property
-    def free(self) -> AbstractRelaxation:  # type: ignore[override]
-        """The free phase of the rule."""
-        return self.estimator.free
-
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         nudged_key, key = keys
         if key is None:
@@ -109,15 +104,6 @@ class JacobianHomeostasis(AbstractEstimator):
             return asymmetry_along(system, x, s, _normal_like(s, key))
 
         return jnp.mean(jax.vmap(squared)(jax.random.split(key, self.probes)))
-
-    def check(self, gradient: Gradient) -> None:
-        self.estimator.check(gradient)
-
-    def check_optimizer(self, optimizer, params) -> None:
-        self.estimator.check_optimizer(optimizer, params)
-
-    def check_devices(self, devices, batch_size) -> None:
-        self.estimator.check_devices(devices, batch_size)
 
 
 def asymmetry_along(system: AbstractSystem, x: Any, s: State, v: State) -> Scalar:

@@ -1,21 +1,17 @@
 """Any rule, learning from the examples that settled and from no other."""
 
-from ..relaxations._base import AbstractRelaxation, Status
+from ..relaxations._base import Status
+from ._around import AbstractAround
 from ._base import AbstractEstimator, Gradient
 
 
-class SettledOnly(AbstractEstimator):
+class SettledOnly(AbstractAround):
     """`estimator` with weight 0 for every example whose free phase did not settle.
 
     Those that diverged are left out as well.  The loss is the mean over the others.
     """
 
     estimator: AbstractEstimator
-
-    @property
-    def free(self) -> AbstractRelaxation:  # type: ignore[override]
-        """The free phase of the rule."""
-        return self.estimator.free
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         used = self.used(free, weight)
@@ -24,15 +20,6 @@ class SettledOnly(AbstractEstimator):
     def used(self, free, weight):
         settled = (free.status == Status.settled).astype(float)
         return settled if weight is None else weight * settled
-
-    def check(self, gradient: Gradient) -> None:
-        self.estimator.check(gradient)
-
-    def check_optimizer(self, optimizer, params) -> None:
-        self.estimator.check_optimizer(optimizer, params)
-
-    def check_devices(self, devices, batch_size) -> None:
-        self.estimator.check_devices(devices, batch_size)
 
 
 def settled_only(estimator: AbstractEstimator) -> SettledOnly:

@@ -1,18 +1,6 @@
 """One configuration, several seeds: a run of each, and mean ± std over them.
 
-The seeds train one after another and share one compiled program.  Trained together,
-in one vmapped program, they are slower on a CPU for all but the smallest networks,
-because XLA's batched matrix products are; seconds of one after another over seconds
-together, five seeds, on two cores that other programs used too:
-
-==============================  =====
-64-64-10, batch 32              1.64
-64-128-10, maps, batch 20       1.26
-64-512-10, batch 128            1.01
-64-256-10, batch 32             0.82
-64-128-128-128-10, batch 32     0.57
-64-256-256-10, batch 32         0.35
-==============================  =====
+The seeds train one after another and share one compiled program.
 """
 
 import dataclasses

@@ -32,6 +32,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Inexact
 
 Image = Inexact[Array, "height width channels"]
@@ -52,18 +53,25 @@ def correlate(stride: int, image: Image, kernel: Kernel) -> Image:
     return (_patches if _on_cpu() and not few else _convolve)(stride, image, kernel)
 
 
-@correlate.defjvp
 def _correlate_jvp(stride: int, primals, tangents):
     (image, kernel), (image_dot, kernel_dot) = primals, tangents
     form = _patches if _on_cpu() else _convolve
-    along_kernel = form(stride, image, kernel_dot)
+    apply = functools.partial(form, stride, kernel=kernel)
     if _tiled(stride, image, kernel):
         values = _kernel_values(kernel)  # once for both directions
-        value, along_image = (_winograd(u, values) for u in (image, image_dot))
+        apply = functools.partial(_winograd, kernels=values)
+        value = apply(image)
     else:
         value = correlate(stride, image, kernel)
-        along_image = form(stride, image_dot, kernel)
-    return value, along_image + along_kernel
+    along = jnp.zeros_like(value)
+    if not isinstance(image_dot, SymbolicZero):
+        along = along + apply(image_dot)
+    if not isinstance(kernel_dot, SymbolicZero):
+        along = along + form(stride, image, kernel_dot)
+    return value, along
+
+
+correlate.defjvp(_correlate_jvp, symbolic_zeros=True)
 
 
 def windows(image: Image, size: int, stride: int) -> list[Image]:
