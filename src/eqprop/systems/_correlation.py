@@ -76,7 +76,12 @@ correlate.defjvp(_correlate_jvp, symbolic_zeros=True)
 
 def windows(image: Image, size: int, stride: int) -> list[Image]:
     """For each place in a window, in reading order, its values over all windows."""
-    height, width = ((n - size) // stride * stride + 1 for n in image.shape[:2])
+    height, width = ((n - size) // stride + 1 for n in image.shape[:2])
+    if stride == size:  # a split's derivative is a concatenation, a slice's a sum
+        image = image[: height * size, : width * size]
+        rows = _split(image.reshape(height, size, width, size, -1), 1)
+        return [place for row in rows for place in _split(row, 2)]
+    height, width = ((n - 1) * stride + 1 for n in (height, width))
     return [
         image[i : i + height : stride, j : j + width : stride]
         for i in range(size)
