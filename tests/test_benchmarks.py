@@ -14,6 +14,7 @@ from eqprop.runs import _timing
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import convolutions  # noqa: E402
 import growth  # noqa: E402
 import limit  # noqa: E402
 
@@ -85,3 +86,12 @@ def test_memory_of_bptt_grows_with_the_steps_and_eps_does_not():
     state = 5 * (20 + 10) * 4
     assert used("EP", 100) == used("EP", 50)
     assert used("BPTT", 100) - used("BPTT", 50) >= 49 * state  # but for alignment
+
+
+@pytest.mark.slow
+def test_convolutions_run(capsys):
+    """Every form has its time and an error of float32's size."""
+    convolutions.main(["--quick"])
+    (row,) = rows(capsys.readouterr().out)[1:]
+    errors = [float(row[k]) for k in (3, 5, 7)]
+    assert all(0 < error < 1e-5 for error in errors)
