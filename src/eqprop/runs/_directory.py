@@ -17,6 +17,7 @@ weights.png         the first layer's weights, for image inputs
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,13 @@ from ._inputs import check_data, check_system, fingerprints, hash_file
 from ._problem import Problem, split_path
 
 
+SEEDS_FILE = "seeds.json"
+"""of a directory that holds a run of each of several seeds"""
 KNOWN = {"shape", "dtype", "sha256"}
+OURS = (
+    *("env.json", "inputs.json", "precision.json", "model.py", "metrics.jsonl"),
+    *("checkpoints", "damaged", "curves.png", "weights.png"),
+)
 DEVICES = ("processor", "backend", "devices", "x64", "packages")
 LIBRARIES = ("jax", "jaxlib", "optax", "equinox")
 
@@ -67,6 +74,7 @@ class RunDirectory:
         with self._writing():
             if make:
                 self.path.mkdir(parents=True, exist_ok=True)
+                self._refuse_foreign(Path(lock.lock_file))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -78,6 +86,15 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+
+    def _refuse_foreign(self, lock: Path) -> None:
+        """Where no run was begun, files with the names of ours are the user's."""
+        there = [name for name in OURS if os.path.lexists(self.path / name)]
+        if there and not lock.exists() and not self.config_file.exists():
+            raise FileExistsError(
+                f"{self.path} holds {', '.join(there)}, which a run would overwrite; "
+                "choose another directory with --run DIR"
+            )
 
     def create(
         self, config: Config, environment: dict[str, Any], problem: Problem
@@ -134,6 +151,11 @@ class RunDirectory:
                 f"there is no run directory {self.path}; eqprop train prints the one "
                 "it makes"
             )
+        if (self.path / SEEDS_FILE).exists() and not self.config_file.exists():
+            one = min(self.path.glob("seed[0-9]*"), default=self.path / "seed0")
+            raise ValueError(
+                f"{self.path} holds the runs of several seeds; give one, e.g. {one}"
+            )
         return load_config(self.config_file)
 
     def problem(self, config: Config, system: str | None) -> Problem:
@@ -141,7 +163,7 @@ class RunDirectory:
 
         A model of the user's own is executed only if `system` names its file.
         """
-        inputs = self._inputs()
+        inputs = self.inputs()
         system = check_system(
             self.path, config, inputs["model"], self.model_file, system
         )
@@ -154,7 +176,8 @@ class RunDirectory:
         check_data(self.path, inputs["data"], problem)
         return problem
 
-    def _inputs(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
+        """The fingerprints of the data, and the hash of the user's model file."""
         file = self.path / "inputs.json"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
