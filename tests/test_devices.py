@@ -102,12 +102,12 @@ def test_two_processes_are_one(folder):
 
 @pytest.mark.slow
 def test_four_processes_are_one_and_go_on_in_turn(folder):
-    """A run of four goes on alone, and that one with two."""
+    """A run of four goes on alone, and that one with four again."""
     check_processes(4, folder)
     more = ["train", "--resume", "many", "--json", "--epochs"]
     ep.resume(folder / "many", epochs=3)
-    ended = finish(start(2, [*more, "4"], folder))
-    assert [status for status, _, _ in ended] == [0, 0], ended
+    ended = finish(start(4, [*more, "4"], folder))
+    assert [status for status, _, _ in ended] == [0] * 4, ended
     ep.resume(folder / "one", epochs=4)
     np.testing.assert_allclose(
         losses(folder / "many"), losses(folder / "one"), rtol=1e-3

@@ -81,7 +81,11 @@ def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
             raise ValueError(
                 f"{name} is {value!r}; it must be a whole number ≥ {least}"
             )
-    # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
+    # JAX counts with 32 bits, and keeps 32 of a seed: a larger one would repeat
+    # a smaller one's run.
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value >= 2**31:
+            raise ValueError(f"{name} is {value}; it must be below 2**31")
     if seed >= 2**32:
         raise ValueError(f"seed is {seed}; it must be below 2**32")
 
