@@ -139,9 +139,10 @@ class RunDirectory:
         try:
             partial.write_text(text, encoding="utf-8")
             partial.replace(file)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+            error.filename, error.filename2 = f"cannot write {file}", None
             raise
 
     def config(self) -> Config:
