@@ -225,7 +225,15 @@ def test_configurations_of_junk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"data": 3}', '{"data": {"train.x": 3}, "model": null}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"data": 3}',
+        '{"data": {"train.x": 3}, "model": null}',
+    ],
 )
 def test_fingerprints_of_junk(text, copied, capsys):
     """Fails if a damaged inputs.json ends in a traceback, or lets any data pass."""

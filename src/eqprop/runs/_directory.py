@@ -39,6 +39,8 @@ OURS = (
     *("env.json", "inputs.json", "precision.json", "model.py", "metrics.jsonl"),
     *("checkpoints", "damaged", "curves.png", "weights.png"),
 )
+UNREADABLE = (ValueError, RecursionError)
+"""what reading JSON raises of text that is none, or nested without end"""
 DEVICES = ("processor", "backend", "devices", "x64", "packages")
 LIBRARIES = ("jax", "jaxlib", "optax", "equinox")
 
@@ -191,7 +193,7 @@ class RunDirectory:
                 f"{file} does not exist: the run was made by an eqprop that kept no "
                 "fingerprint of its data, or it has been removed; train it anew"
             ) from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, *UNREADABLE) as error:
             raise ValueError(f"{file} is damaged ({error}); bring it back") from error
 
     def warn_of_other_devices(self, now: dict[str, Any]) -> None:
@@ -203,7 +205,7 @@ class RunDirectory:
             for record in (then, now):
                 found = record.pop("packages")
                 record |= {name: found.get(name) for name in LIBRARIES}
-        except (OSError, AttributeError, ValueError):
+        except (OSError, AttributeError, *UNREADABLE):
             return  # it decides nothing
         wrong = differences(then, now)
         if wrong:
@@ -243,7 +245,7 @@ class RunDirectory:
         for line in text.splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except UNREADABLE:
                 continue  # cut short by a crash
             if isinstance(record, dict) and isinstance(record.get("epoch"), int):
                 records.append(record)

@@ -21,7 +21,7 @@ from ..training import (
     TrainingDiverged,
     UserModel,
 )
-from ._directory import RunDirectory, SEEDS_FILE
+from ._directory import RunDirectory, SEEDS_FILE, UNREADABLE
 from ._problem import Problem
 from ._train import (
     _start,
@@ -161,7 +161,7 @@ def _plan(path: Path) -> dict[str, Any]:
         found = json.loads((path / SEEDS_FILE).read_text(encoding="utf-8"))
         plan = {name: found[name] for name in ("seeds", "config")}
         _check_count(plan["seeds"], config_from_json(plan["config"]).seed)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, *UNREADABLE) as error:
         raise ValueError(
             f"{path / SEEDS_FILE} is damaged ({error}); bring it back, or give one of "
             f"the runs in {path}"
