@@ -29,7 +29,9 @@ def _deep(layers: int) -> Config:
         model=Hopfield(
             hidden=(1024,) * layers, output="linear", initializer="gain", gain=0.7
         ),
-        estimator=EquilibriumPropagation(Sweep(free), Sweep(nudged), beta=0.2),
+        estimator=EquilibriumPropagation(
+            Sweep(steps=free), Sweep(steps=nudged), beta=0.2
+        ),
         optimizer=Optimizer("sgd", lr, "exponential"),
         epochs=100,
         batch_size=16,
@@ -42,7 +44,10 @@ RECIPES = {
             data="mnist",
             model=ROWS["p-1h"][0],
             estimator=ContinualEquilibriumPropagation(
-                *(Euler(1.0, 40), Euler(1.0, 15), 0.2, "one-sided"),
+                free=Euler(dt=1.0, steps=40),
+                nudged=Euler(dt=1.0, steps=15),
+                beta=0.2,
+                nudging="one-sided",
                 learning_rate=CONTINUAL,
             ),
             optimizer=Optimizer("sgd", CONTINUAL),

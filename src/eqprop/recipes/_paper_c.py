@@ -33,7 +33,10 @@ def _config(layers: int, angle: float | None) -> Config:
             discrete=True,
         ),
         estimator=EquilibriumPropagation(
-            Euler(1.0, free), Euler(1.0, nudged), beta, "one-sided"
+            Euler(dt=1.0, steps=free),
+            Euler(dt=1.0, steps=nudged),
+            beta,
+            "one-sided",
         ),
         optimizer=Optimizer("sgd", lr),
         epochs=epochs,

@@ -79,9 +79,11 @@ def _recipes(name: str) -> dict[str, tuple[Config, str, str, str]]:
     back = nudged if model.convolutions else nudged + 1
     rules = {
         name: EquilibriumPropagation(
-            Euler(dt, free), Euler(dt, nudged), beta, "one-sided"
+            Euler(dt=dt, steps=free), Euler(dt=dt, steps=nudged), beta, "one-sided"
         ),
-        f"{name}-bptt": BackpropagationThroughTime(Euler(dt, free - back), dt, back),
+        f"{name}-bptt": BackpropagationThroughTime(
+            Euler(dt=dt, steps=free - back), dt, back
+        ),
     }
     return {
         each: (
