@@ -15,12 +15,13 @@ from ..papers import (
     KEPT,
     PAPERS,
     place,
+    quantity,
     read_records,
     seconds,
+    Trained,
     write_page,
     write_record,
 )
-from ..papers._trained import Trained
 from ._console import Flag, parse, print_json, prints_aside, suggest, table
 from ._platform import Computing, start
 from ._progress import each_run
@@ -33,8 +34,8 @@ FAILED = ("does not hold", "differs")
 class ReproduceOptions(Computing):
     """Measure the papers' figures, tables and claims again, and judge each.
 
-    Without items: the list of them.  Exit status 0 only if no claim fails, no error
-    differs from the published one, and no training diverges.
+    Without items: the list of them, and the page of --out anew.  Exit status 0 only
+    if no claim fails, no error differs from the published one and no seed diverges.
     """
 
     items: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -105,7 +106,10 @@ def _has_failed(record: dict[str, Any]) -> bool:
 
 def _list(options: ReproduceOptions) -> int:
     """Every item, what is published, and what was found so far."""
-    records = read_records(KEPT) | read_records(options.out)
+    here = read_records(options.out)
+    if here:  # its page may be of other items, or of another version
+        write_page(options.out)
+    records = read_records(KEPT) | here
     rows = {name: _row(item, records.get(name)) for name, item in ITEMS.items()}
     if options.json:
         print_json({"items": rows})
@@ -120,13 +124,9 @@ def _list(options: ReproduceOptions) -> int:
 
 
 def _row(item: Item, record: dict[str, Any] | None) -> dict[str, str]:
+    published = "–"
     if isinstance(item, Trained):
-        published = ", ".join(
-            f"{p.key.removesuffix('_error')} {p}" for p in item.published
-        )
-        published = published or "not published"
-    else:
-        published = "–"
+        published = ", ".join(map(quantity, item.published)) or "not published"
     row = {
         "shows": item.shows,
         "published": published,

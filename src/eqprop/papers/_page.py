@@ -7,7 +7,7 @@ from ._item import Item
 from ._items import ITEMS, PAPERS
 from ._records import QUICK, read_records
 from ._trained import Trained
-from ._verdict import ERRORS, SEEDS
+from ._verdict import ERRORS, Published, SEEDS
 
 TABLE = "README.md"
 HEAD = (
@@ -62,7 +62,9 @@ def write_page(folder: Path) -> Path:
 def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
     """A row of the table for each published quantity, one where there is none."""
     if record is None:
-        published = "; ".join(map(_quantity, item.published)) or "not published"
+        published = "–"
+        if isinstance(item, Trained):
+            published = "; ".join(map(quantity, item.published)) or "not published"
         expected = f"≈ {duration(60 * item.minutes)}"
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
     name = f"[{item.name}](#{_anchor(item.name)})"
@@ -76,7 +78,7 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
         (
             name if number == 0 else "",
             item.shows if number == 0 else "",
-            "not published" if theirs is None else _quantity(theirs),
+            "not published" if theirs is None else quantity(theirs),
             ours,
             *(count, took, mark),
         )
@@ -110,12 +112,18 @@ def seconds(record: dict[str, Any]) -> float | None:
 
 
 def duration(time: float | None) -> str:
-    """`40 s`, `12 min`, `8.5 h`."""
+    """`40 s`, `12 min`, `8.5 h`, `150 h`."""
     if time is None:
         return "–"
     if time < 100:
         return f"{time:.0f} s"
-    return f"{time / 60:.0f} min" if time < 6000 else f"{time / 3600:.1f} h"
+    hours = time / 3600
+    return f"{time / 60:.0f} min" if time < 6000 else f"{hours:.{int(hours < 10)}f} h"
+
+
+def quantity(published: Published) -> str:
+    """`test 1.95 ± 0.10 % [S]`."""
+    return f"{published.key.removesuffix('_error')} {published}"
 
 
 def _where(record: dict[str, Any]) -> str:
@@ -136,10 +144,6 @@ def _machine(environment: dict[str, Any]) -> str:
     commit = (environment.get("git") or {}).get("commit") or ""
     versions = [f"{n} {packages[n]}" for n in ("eqprop", "jax") if packages.get(n)]
     return ", ".join([place, *versions, *([f"commit {commit[:9]}"] if commit else [])])
-
-
-def _quantity(published: Any) -> str:
-    return f"{published.key.removesuffix('_error')} {published}"
 
 
 def _title(paper: str) -> str:

@@ -11,14 +11,15 @@ from .. import data, recipes
 from .._drawing import COLORS, subplots
 from ..data._download import PUBLISHED
 from ..report._record import mean_and_deviation, number
-from ..runs import complete, RunDirectory, TrainingInterrupted
+from ..runs import complete, load, RunDirectory, TrainingInterrupted
 from ..runs._environment import read_environment
-from ..training import Config, config_to_json
+from ..training import Config, config_to_json, Leaky
 from ._item import Context, Item, machine
 from ._verdict import Published, verdict
 
 SPLITS = (("train", "train"), ("val", "validation"), ("test", "test"))
 ERRORS = ("train_error", "val_error", "test_error", "test_error_cold")
+TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 QUICK = {"train": 2000, "test": 1000, "epochs": 3}
 """examples and epochs of a quick version"""
 
@@ -68,7 +69,10 @@ class Trained(Item):
             raise TrainingInterrupted(
                 f"{kept} Go on with: the same command again"
             ) from None
-        return {"seed": config.seed, "failure": failure, **_kept(run)}
+        kept = {"seed": config.seed, "failure": failure, **_kept(run)}
+        if failure is None and isinstance(config.model, Leaky):
+            kept["alignment"] = alignment(load(run.path).system)
+        return kept
 
     def values(self, record: dict[str, Any], key: str) -> list[float]:
         """Of every seed that came to its end, in percent."""
@@ -99,7 +103,18 @@ class Trained(Item):
             if (values := self.values(record, f"{name}_error"))
         ]
         failed = sum(seed["failure"] is not None for seed in record["seeds"])
-        return ", ".join(found) + (f"; {failed} diverged" if failed else "")
+        words = ", ".join(found) + (f"; {failed} diverged" if failed else "")
+        kept = [seed["alignment"] for seed in record["seeds"] if "alignment" in seed]
+        if kept:
+            angles = np.mean([each["degrees"] for each in kept], axis=0)
+            traces = np.mean([each["trace"] for each in kept], axis=0)
+            words += (
+                "; at the end forward and backward weights stand at "
+                + ", ".join(f"{angle:.0f}°" for angle in angles)
+                + ", their traces are "
+                + ", ".join(f"{trace:.3g}" for trace in traces)
+            )
+        return words
 
     def plot(self, record: dict[str, Any], file: Path) -> None:
         """Errors per epoch, a line a seed, and the published test error."""
@@ -119,8 +134,8 @@ class Trained(Item):
                 label = f"published test error: {published}"
                 axis.axhline(published.value, color="black", ls="--", lw=1, label=label)
         axis.set(xlabel="epoch", ylabel="error (%)", yscale="symlog")
-        axis.set_yticks([t for t in (0, 0.5, 1, 2, 5, 10, 20, 50, 100)])
-        axis.set_yticklabels([f"{t:g}" for t in (0, 0.5, 1, 2, 5, 10, 20, 50, 100)])
+        axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
@@ -135,6 +150,17 @@ def spread(values: list[float]) -> str:
         return "–"
     mean, deviation = found
     return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def alignment(system: Any) -> dict[str, list[float]]:
+    """tr(W Bᵀ) and the angle between W and B (degrees), of each pair of layers."""
+    traces, angles = [], []
+    for forward, backward in zip(*system.reciprocal(), strict=True):
+        w, b = np.asarray(forward, float).ravel(), np.asarray(backward, float).ravel()
+        cosine = w @ b / max(np.linalg.norm(w) * np.linalg.norm(b), 1e-30)
+        traces.append(float(w @ b))
+        angles.append(float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
+    return {"trace": traces, "degrees": angles}
 
 
 def quick_version(config: Config, folder: Path) -> Config:
