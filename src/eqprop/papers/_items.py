@@ -43,6 +43,12 @@ A_FIGURE = (
     "Figure 3: train and validation error per epoch; the text says 0.00 % training "
     "error and 2 to 3 % generalization error, depending on the architecture."
 )
+C_TEST = Published("test_error", 2.0, None, "P", 0.5, "about 2")
+C_THREE = (
+    "Figure 3: training error reaches 0.00 % in about 70 epochs, generalization error "
+    "is about 2 %; right panel: the traces tr(W B) of forward and backward weights "
+    "become positive."
+)
 C_FIGURE = (
     "Figure 3 is of three hidden layers; errors of one and two are not published."
 )
@@ -97,7 +103,11 @@ _D = {
         1500,
     ),
 }
-_FOLLOW_UPS = (
+_OTHERS = (
+    (
+        *("C.fig3", "vf-3h-untied", "vector field, 3 × 512, untied", C_THREE),
+        *((C_TEST, ZERO), 250),
+    ),
     (
         *("C-EP.fig5.C-EP-1h", "c-ep-1h", "continual EP, 784-512-10", CONTINUAL),
         *((_about(2.3),), 100),
@@ -128,7 +138,7 @@ def _trainings() -> list[Item]:
         rows.append((f"{item}-BPTT", f"{recipe}-bptt", *by))
     return [
         Trained(name=n, recipe=r, shows=s, theirs=t, published=p, minutes=m)
-        for n, r, s, t, p, m in (*rows, *_FOLLOW_UPS)
+        for n, r, s, t, p, m in (*rows, *_OTHERS)
     ]
 
 
