@@ -18,7 +18,6 @@ from ._demonstration import (
     Demonstration as Demonstration,
     Panel as Panel,
 )
-from ._page import write_page as write_page
 
 DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
     **_gradients.ITEMS,

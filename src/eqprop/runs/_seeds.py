@@ -192,22 +192,38 @@ def _train(config, plan, path: Path, observer, system, shared) -> Seeds:
     return Seeds(path, records)
 
 
-def _one(config, place: Path, observer, system, shared) -> str | None:
-    """Train, go on with, or leave the run of one seed; say how it diverged."""
-    directory = RunDirectory(place)
+def complete(
+    config: Config,
+    run: Path,
+    *,
+    observer: Observer | None = None,
+    system: str | None = None,
+    **shared: Any,
+) -> str | None:
+    """Train, go on with, or leave the run in a directory; say how it diverged.
+
+    A run that is there must be of this configuration: it is not looked at.
+    """
+    directory = RunDirectory(run)
     try:
         if not directory.config_file.exists():
-            train(config, run=place, observer=observer, **shared)
+            train(config, run=run, observer=observer, **shared)
         elif len(directory.history()) < config.epochs:
-            resume(place, observer=observer, system=system, **shared)
+            resume(run, observer=observer, system=system, **shared)
     except TrainingDiverged as stop:
         return str(stop)
+    return None
+
+
+def _one(config, place: Path, observer, system, shared) -> str | None:
+    """The run of one seed; a Ctrl-C names the command that goes on with all."""
+    try:
+        return complete(config, place, observer=observer, system=system, **shared)
     except TrainingInterrupted as stop:
         raise TrainingInterrupted(
             f"{str(stop).partition(' Go on with')[0]} Go on with all seeds: eqprop "
             f"train --resume {place.parent}"
         ) from None
-    return None
 
 
 def _write(path: Path, plan: dict[str, Any], records: list[dict[str, Any]]) -> None:
