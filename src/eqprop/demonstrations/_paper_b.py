@@ -228,7 +228,7 @@ def truncated(*, quick: bool = False) -> Demonstration:
 def projected(*, quick: bool = False) -> Demonstration:
     """Projected cost along the flow, and its gradients by finite differences."""
     sizes = depths(quick)[2]
-    times = np.linspace(0, 15, 16 if quick else 61)
+    times = np.linspace(0, 30, 16 if quick else 61)
     with jax.enable_x64(True):
         network, cost, x, y, state = data = problem(sizes)
         flat, unflatten = ravel_pytree(state)
