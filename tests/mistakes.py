@@ -64,6 +64,14 @@ def raises():
     raise RuntimeError("no luck today")
 
 
+class Stop(BaseException):
+    """What `except Exception` does not catch."""
+
+
+def stops():
+    raise Stop("enough")
+
+
 def leaves():
     raise SystemExit(3)
 

@@ -7,6 +7,7 @@ is 2, there is no traceback, and nothing is lost.
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,9 @@ NUMBERS = [
     ("--epochs 1.5", "'1.5'", "whole number"),
     ("--epochs 0", "epochs is 0", "≥ 1"),
     ("--epochs -1", "epochs is -1", "≥ 1"),
+    ("--epochs 99999999999999999999", "99999999999999999999", "below 2**31"),
+    ("--seeds 0", "seeds is 0", "≥ 1"),
+    ("--seeds 99999999999999999999", "99999999999999999999", "below 2**32"),
     ("--batch-size 0", "batch_size is 0", "≥ 1"),
     ("--seed -1", "seed is -1", "≥ 0"),
     ("--seed 99999999999999999999", "99999999999999999999", "below 2**32"),
@@ -161,6 +165,14 @@ def test_files_that_are_none(name, content, fragments, capsys):
     if content is not None:
         Path(name).write_bytes(content)
     assert_holds(refused(capsys, "train", "--data", name, "--run", "r"), *fragments)
+
+
+def test_an_array_with_a_header_of_nonsense(y, capsys):
+    """Fails if what NumPy's parser raises reaches the user."""
+    with zipfile.ZipFile("bad.npz", "w") as archive:
+        header = b"(" * 117 + b"\n"
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + b"\x76\x00" + header)
+    assert_holds(refused(capsys, "train", "--data", "bad.npz"), "'x' is damaged")
 
 
 def test_data_folder_that_is_none(monkeypatch, capsys):
@@ -298,6 +310,18 @@ def test_directories_that_cannot_be_written(small_run, x, y, capsys):
     assert_holds(message, "already holds a run", "--run DIR", f"--resume {small_run}")
 
 
+@pytest.mark.parametrize("name", ["env.json", "model.py", "checkpoints"])
+def test_a_folder_with_files_of_the_user(name, x, y, capsys):
+    """Fails if a run overwrites what it has not written."""
+    np.savez("own.npz", x=x, y=y)
+    Path("project").mkdir()
+    Path("project", name).write_text("mine")
+    message = refused(capsys, "train", "--data", "own.npz", "--run", "project")
+    assert_holds(message, name, "overwrite", "--run DIR")
+    assert Path("project", name).read_text() == "mine"
+    assert len(list(Path("project").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "fragments"),
     [
@@ -380,15 +404,17 @@ def test_where_predictions_cannot_go(out, fragments, small_run, x, capsys):
     ("arguments", "fragments"),
     [
         (("missing",), ("no run directory missing",)),
+        (("loop", "--format", "md"), ("no run directory loop",)),
         ((), ("results", "no results", "give run directories")),
         (("--out", "file"), ("file", "choose a folder")),
         (("--out", "mine"), ("README.md", "lost", "--out")),
     ],
-    ids=["missing", "nothing", "file", "foreign"],
+    ids=["missing", "loop", "nothing", "file", "foreign"],
 )
 def test_results_that_cannot_be_kept(arguments, fragments, small_run, capsys):
     """Fails if a table is made of nothing, or a README of somebody else is lost."""
     Path("file").write_text("in the way")
+    Path("loop").symlink_to("loop")
     Path("mine").mkdir()
     Path("mine", "README.md").write_text("# My project")
     runs = (small_run,) if "mine" in arguments else ()

@@ -20,6 +20,7 @@ HERE = Path(__file__).parent / "mistakes.py"
 WRONG = {
     "raises": ("model.py, line", "RuntimeError: no luck today"),
     "leaves": ("model.py, line", "SystemExit: 3"),
+    "stops": ("model.py, line", "Stop: enough"),
     "nothing": ("NoneType", "(system, cost, x, y)"),
     "three": ("tuple of 3", "(system, cost, x, y)"),
     "argument": ("'needed'",),

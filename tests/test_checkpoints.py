@@ -74,6 +74,49 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path):
     assert found > 2
 
 
+def test_what_is_no_checkpoint_is_left_alone(copied, small_run):
+    """Fails if a user's folder is removed, or its name is taken for a number."""
+    kept = copied / "checkpoints"
+    names = ("mine", "\N{SUPERSCRIPT TWO}", "007", "1.5")
+    for name in names:
+        (kept / name).mkdir()
+        (kept / name / "notes").write_text("kept")
+    (kept / "9.orbax-checkpoint-tmp").mkdir()
+    newest = max(Checkpoints(small_run / "checkpoints").numbers())
+    assert max(Checkpoints(kept).numbers()) == newest
+    ep.resume(copied)
+    for name in names:
+        assert (kept / name / "notes").read_text() == "kept"
+    assert not (kept / "9.orbax-checkpoint-tmp").exists()
+
+
+def test_a_checkpoint_under_another_number(copied, capsys):
+    """Fails if an old state that was renamed passes for the newest one."""
+    older = min((copied / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    older.rename(older.with_name("999"))
+    status, _, message = command(capsys, "eval", copied)
+    assert status == 0
+    assert_holds(message, "999 is damaged", f"saved as {older.name}", "instead")
+
+
+def test_checkpoints_that_are_no_folder(copied, capsys):
+    """Fails if a run trains for nothing because it cannot be saved."""
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "checkpoints").write_text("in the way")
+    for words in (("eval", copied), ("train", "--resume", copied)):
+        assert_holds(refused(capsys, *words), "checkpoints is no folder", "remove it")
+
+
+def test_checkpoints_of_other_data(copied, x, y, capsys):
+    """Fails if a run takes over what was learnt from other examples."""
+    np.savez("other.npz", x=x + 1, y=y)
+    ep.train(ep.load(copied).config, run="other", data="other.npz")
+    shutil.rmtree(copied / "checkpoints")
+    shutil.copytree("other/checkpoints", copied / "checkpoints")
+    for words in (("eval", copied), ("train", "--resume", copied)):
+        assert_holds(refused(capsys, *words), "other data", "train.x", "train anew")
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path):
     """Fails if the best is forgotten when newer ones come."""
     kept = Checkpoints(tmp_path / "checkpoints")
@@ -182,7 +225,15 @@ def test_configurations_of_junk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"data": 3}', '{"data": {"train.x": 3}, "model": null}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"data": 3}',
+        '{"data": {"train.x": 3}, "model": null}',
+    ],
 )
 def test_fingerprints_of_junk(text, copied, capsys):
     """Fails if a damaged inputs.json ends in a traceback, or lets any data pass."""

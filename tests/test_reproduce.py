@@ -1,36 +1,79 @@
 """`eqprop reproduce`: the list, the choice, what is written, and the exit status."""
 
+import contextlib
+import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
-from eqprop import demonstrations
-from eqprop.cli import _reproduce, main
+import eqprop as ep
+from eqprop import demonstrations, recipes
+from eqprop.cli import main
 from eqprop.demonstrations import Curve, DEMONSTRATIONS, Demonstration, Panel
+from eqprop.papers import ITEMS, KEPT, Published, Trained, verdict, write_page
+from eqprop.papers._demonstrated import Demonstrated
+from eqprop.papers._trained import alignment
+from eqprop.recipes import Recipe
+from eqprop.runs import RunDirectory, train
+from eqprop.training import Leaky
 
 
 def claimed(holds):
     """A claim that takes no time to measure."""
 
-    def measure():
+    def measure(quick=False):
         """Errors fall."""
         curves = (
             Curve("found", (1, 2), (4, 2)),
             Curve("1/x", (1, 2), (4, 2), "expected"),
         )
         panel = Panel("x", "error", curves, "xy")
-        words = f"{holds} with slope −1."
+        words = f"{holds} with slope −1{', quick' if quick else ''}."
         return Demonstration(
-            "errors fall", "Z, eq 1", (panel,), {"slope": -1.0}, holds, words
+            "errors fall", "A, eq 1", (panel,), {"slope": -1.0}, holds, words
         )
 
     return measure
 
 
+@contextlib.contextmanager
+def replaced(*items):
+    """Other items in the list, and the own ones again, in their order."""
+    kept = dict(ITEMS)
+    try:
+        ITEMS.clear()
+        ITEMS.update({item.name: item for item in items})
+        yield
+    finally:
+        ITEMS.clear()
+        ITEMS.update(kept)
+
+
 @pytest.fixture
-def items(monkeypatch):
-    found = {"Z.good": claimed(True), "Z.bad": claimed(False), "Y.good": claimed(True)}
-    monkeypatch.setattr(_reproduce, "DEMONSTRATIONS", found)
+def claims():
+    found = {"A.bad": claimed(False), "A.good": claimed(True), "B.good": claimed(True)}
+    made = [Demonstrated(name=n, shows="errors", function=f) for n, f in found.items()]
+    with replaced(*made):
+        yield
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """An item that trains in a second: a tiny untied network on the digits."""
+    config = dataclasses.replace(
+        ep.RECIPES["digits-leaky-untied"].config,
+        model=Leaky(hidden=(8,), output="linear", angle=None),
+        epochs=2,
+        batch_size=200,
+    )
+    made = Recipe("tiny", config, "tiny", "none", "nothing")
+    monkeypatch.setitem(recipes.RECIPES, "tiny", made)
+    published = (Published("test_error", 0.5, 0.01, "S"),)
+    item = Trained(name="D.tiny", shows="tiny", recipe="tiny", published=published)
+    with replaced(item):
+        yield config
 
 
 def test_every_item_is_documented_and_named_after_a_source():
@@ -38,39 +81,155 @@ def test_every_item_is_documented_and_named_after_a_source():
         assert name.count(".") < 2
         assert not name.startswith(".")
         assert (function.__doc__ or "").strip()
+    for item in ITEMS.values():
+        assert item.shows
+        if isinstance(item, Trained):
+            assert item.recipe in ep.RECIPES
+            assert {p.source for p in item.published} <= set("PCLSF")
 
 
-def test_without_items_they_are_listed(capsys):
+def test_without_items_they_are_listed(capsys, claims):
     assert main(["reproduce"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in DEMONSTRATIONS)
+    assert all(name in shown for name in ITEMS)
+    assert shown.count("not run") == len(ITEMS)
+    assert main(["reproduce", "A.good"]) == 0
+    capsys.readouterr()
     assert main(["reproduce", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["items"]) == set(DEMONSTRATIONS)
+    listed = json.loads(capsys.readouterr().out)["items"]
+    assert {name: row["verdict"] for name, row in listed.items()} == {
+        "A.good": "holds",
+        "A.bad": "not run",
+        "B.good": "not run",
+    }
 
 
-def test_figure_numbers_and_page_are_written(items, tmp_path, capsys):
+def test_figure_numbers_and_page_are_written(claims, tmp_path, capsys):
     """The status is 0 only if all chosen claims hold; a page collects all so far."""
     out = tmp_path / "found"
-    assert main(["reproduce", "Z.good", "Y", "--out", str(out)]) == 0
+    assert main(["reproduce", "A.good", "B", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert shown.index("Y.good") < shown.index("Z.good")
+    assert shown.index("A.good") < shown.index("B.good")
     assert "holds: True with slope −1." in shown
+    page = (out / "README.md").read_text(encoding="utf-8")
+    assert "| A.bad | errors | – | – | – | ≈ 2 min | not run |" in page
     assert main(["reproduce", "all", "--out", str(out), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["items"]
-    assert [found[name]["holds"] for name in ("Y.good", "Z.bad", "Z.good")] == [1, 0, 1]
+    assert {n: r["holds"] for n, r in found.items()} == {
+        "A.bad": False,
+        "A.good": True,
+        "B.good": True,
+    }
     page = (out / "README.md").read_text(encoding="utf-8")
-    assert "| [Z.bad](#zbad) | Z, eq 1 | **does not hold** |" in page
+    assert "| [A.bad](#abad) | errors |" in page
+    assert "**does not hold** |" in page
     for name in found:
         assert (out / f"{name}.png").stat().st_size > 5000
         record = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         assert record["findings"] == {"slope": -1.0}
 
 
+def test_a_quick_version_never_takes_the_place_of_the_whole(claims, tmp_path):
+    assert main(["reproduce", "A.good", "--out", str(tmp_path)]) == 0
+    whole = (tmp_path / "A.good.json").read_bytes()
+    assert main(["reproduce", "A.good", "--quick", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "A.good.json").read_bytes() == whole
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "with slope −1, quick." in page.partition("## Quick versions")[2]
+
+
 def test_an_unknown_item_is_refused_with_the_nearest(capsys, tmp_path):
     near = next(iter(DEMONSTRATIONS))
     assert main(["reproduce", near[:-1], "--out", str(tmp_path / "none")]) == 2
     assert f"did you mean {near}" in capsys.readouterr().err
+    assert main(["reproduce", near, "--seeds", "0"]) == 2
+    assert "--seeds 0: give a whole number ≥ 1" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_a_training_uses_what_is_there(training, tmp_path, capsys):
+    """A finished seed is read, a begun one goes on, and a third is trained."""
+    options = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    place = tmp_path / "runs" / "D.tiny"
+    train(training, run=place / "seed0")
+    train(dataclasses.replace(training, seed=1, epochs=1), run=place / "seed1")
+    begun = RunDirectory(place / "seed1")
+    record = json.loads(begun.config_file.read_text(encoding="utf-8"))
+    begun.write_json("config.json", record | {"epochs": 2})
+    before = (place / "seed0" / "metrics.jsonl").read_bytes()
+    first = begun.metrics_file.read_text(encoding="utf-8")
+    assert main(["reproduce", "D.tiny", "--seeds", "3", *options, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["items"]["D.tiny"]
+    assert (place / "seed0" / "metrics.jsonl").read_bytes() == before
+    assert begun.metrics_file.read_text(encoding="utf-8").startswith(first)
+    assert [seed["epochs"] for seed in found["seeds"]] == [2, 2, 2]
+    errors = [100 * seed["last"]["test_error"] for seed in found["seeds"]]
+    assert min(errors) > 5
+    assert found["verdict"] == "differs"
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    ours = f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %"
+    assert f"| test 0.50 ± 0.01 % [S] | {ours} | 3 |" in page
+    assert "`eqprop reproduce D.tiny --seeds 3`" in page
+    assert str(tmp_path) not in page
+    assert main(["reproduce", *options]) == 0
+    assert ours in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_runs_of_another_configuration_are_refused(training, tmp_path, capsys):
+    options = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    other = dataclasses.replace(training, batch_size=300)
+    train(other, run=tmp_path / "runs" / "D.tiny" / "seed0")
+    assert main(["reproduce", "D.tiny", *options]) == 2
+    assert "another configuration (batch_size)" in capsys.readouterr().err
+
+
+def test_alignment_of_tied_turned_and_independent_weights():
+    """0° and ‖W‖² for W itself, 180° for −W."""
+    for angle, sign in ((0.0, 1), (180.0, -1)):
+        system, _ = Leaky(hidden=(6, 5), angle=angle).build((4,), 3, jax.random.key(0))
+        found = alignment(system)
+        np.testing.assert_allclose(found["degrees"], 90 - sign * 90, atol=0.1)
+        norms = [sign * float((w**2).sum()) for w in system.weights[1:]]
+        np.testing.assert_allclose(found["trace"], norms, rtol=1e-5)
+
+
+VALUE = Published("test_error", 2.0, None, "C")
+SPREAD = Published("test_error", 2.0, 0.1, "S")
+RANGE = Published("test_error", 2.5, None, "P", within=0.5)
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "mark"),
+    [
+        (VALUE, (), "not run"),
+        (None, (2.0, 2.0, 2.0), "no reference"),
+        (VALUE, (2.0,), "one seed"),
+        (VALUE, (2.0, 2.0), "one seed"),
+        (VALUE, (1.9, 2.0, 2.1), "agrees"),
+        # A mean of 2.11 with a standard error of 0.1 / √3 = 0.0577, and of 2.12.
+        (VALUE, (2.01, 2.11, 2.21), "agrees"),
+        (VALUE, (2.02, 2.12, 2.22), "differs"),
+        (VALUE, (1.78, 1.88, 1.98), "better"),
+        # The published spread counts in full: 2 √(0.1² + 0²) = 0.2.
+        (SPREAD, (2.2, 2.2, 2.2), "agrees"),
+        (SPREAD, (2.21, 2.21, 2.21), "differs"),
+        (SPREAD, (1.79, 1.79, 1.79), "better"),
+        # A range stands for all numbers in it.
+        (RANGE, (2.9, 2.9, 2.9), "agrees"),
+        (RANGE, (3.1, 3.1, 3.1), "differs"),
+        (RANGE, (1.9, 1.9, 1.9), "better"),
+    ],
+)
+def test_verdicts(published, ours, mark):
+    assert verdict(published, ours) == mark
+
+
+def test_the_kept_page_is_that_of_its_records(tmp_path):
+    """docs/papers/README.md is what its own records make."""
+    for file in KEPT.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    made = write_page(tmp_path).read_text(encoding="utf-8")
+    assert made == (KEPT / "README.md").read_text(encoding="utf-8")
 
 
 def test_curves_need_as_many_x_as_y():

@@ -3,12 +3,14 @@
 import json
 import shutil
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import eqprop as ep
 from eqprop import cli, runs
+from messages import assert_holds, refused
 
 
 @pytest.fixture
@@ -59,3 +61,43 @@ def test_wrong_requests_are_refused_before_anything_is_made(command, capsys, tmp
     assert cli.main([*command, "--run", "one"]) == 0
     assert cli.main([*command, "--seeds", "2", "--run", "one"]) == 2
     assert "one seed" in capsys.readouterr().err
+
+
+DAMAGE = {
+    "text": "[" * 100_000,
+    "no object": "null",
+    "words": {"seeds": "x"},
+    "none": {"seeds": -1},
+    "fraction": {"seeds": 2.5},
+    "no configuration": {"config": {"type": "Config"}},
+}
+
+
+@pytest.fixture
+def seeds(small_run, tmp_path):
+    """A directory of seeds whose only run is the small one."""
+    (tmp_path / "many").mkdir()
+    config = json.loads((small_run / "config.json").read_text())
+    sound = {"seeds": 1, "config": config, "records": [], "summary": {}}
+    (tmp_path / "many" / "seeds.json").write_text(json.dumps(sound))
+    shutil.copytree(small_run, tmp_path / "many" / "seed0")
+    return sound
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_plan(kind, seeds, capsys):
+    """Fails if a damaged seeds.json ends in a traceback, or in other seeds."""
+    wrong = DAMAGE[kind]
+    text = wrong if isinstance(wrong, str) else json.dumps(seeds | wrong)
+    Path("many", "seeds.json").write_text(text)
+    message = refused(capsys, "train", "--resume", "many")
+    assert_holds(message, "seeds.json is damaged", "bring it back")
+    assert Path("many", "seeds.json").read_text() == text
+
+
+def test_several_seeds_are_no_run(seeds, capsys):
+    """Fails if the message does not say which directory to give."""
+    for words in (("eval", "many"), ("export", "many"), ("report", "many")):
+        assert_holds(refused(capsys, *words), "several seeds", "many/seed0")
+    words = ("train", "--resume", "many", "--system", "a.py:f")
+    assert_holds(refused(capsys, *words), "leave --system out")

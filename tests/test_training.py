@@ -199,12 +199,19 @@ def test_learning_rates_per_layer():
                 np.testing.assert_allclose(after, before - step, atol=1e-6)
 
 
-def test_optimizer_options_reach_optax():
-    """Momentum and a cosine schedule give optax's own trajectory."""
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [
+        ("cosine", optax.cosine_decay_schedule(0.2, 12)),
+        ("exponential", optax.exponential_decay(0.2, 12, np.exp(-1))),
+    ],
+)
+def test_optimizer_options_reach_optax(schedule, rate):
+    """Momentum and a schedule give optax's own trajectory."""
     system, cost = hopfield(), ep.SquaredError()
     x, y = classes(size=20)
-    mine = ep.Optimizer("sgd", (0.2,), "cosine", {"momentum": 0.9})
-    theirs = optax.sgd(optax.cosine_decay_schedule(0.2, 12), momentum=0.9)
+    mine = ep.Optimizer("sgd", (0.2,), schedule, {"momentum": 0.9})
+    theirs = optax.sgd(rate, momentum=0.9)
     fits = [
         ep.fit(
             system, cost, x, y, estimator=rule(), optimizer=o, epochs=3, batch_size=5

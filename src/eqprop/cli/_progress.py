@@ -1,5 +1,8 @@
 """The live progress bar of a training run; silent where nobody is watching."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ..training import Observer
@@ -75,3 +78,16 @@ class Progress(Observer):
             f"{record['seconds']:.1f} s",
             highlight=False,
         )
+
+
+@contextlib.contextmanager
+def each_run() -> Iterator[Callable[[Path], Progress]]:
+    """A bar for each of several runs, one at a time."""
+    with contextlib.ExitStack() as shown:
+
+        def watch(run: Path) -> Progress:
+            del run
+            shown.pop_all().close()
+            return shown.enter_context(Progress())
+
+        yield watch

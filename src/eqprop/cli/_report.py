@@ -1,6 +1,7 @@
 """`eqprop report` and `export`: what others read, with eqprop and without."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +55,7 @@ def report(argv: list[str]) -> int:
             f"--out is {options.out}; a file of --format {kind} must end in "
             f"{SUFFIXES[kind]}"
         )
-    paths = list({path.resolve(): path for path in options.runs}.values())
+    paths = list({os.path.realpath(path): path for path in options.runs}.values())
     out = options.out
     if out is None and kind == "html":
         out = (paths[0] if len(paths) == 1 else Path()) / "report.html"

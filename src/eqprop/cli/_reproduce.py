@@ -1,89 +1,152 @@
-"""`eqprop reproduce`: each learning rule's claim, measured anew."""
+"""`eqprop reproduce`: the papers' figures, tables and claims, each measured anew."""
 
 import dataclasses
 import json
-import time
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from ..demonstrations import DEMONSTRATIONS, write_page
-from ._console import (
-    Flag,
-    parse,
-    print_json,
-    prints_aside,
-    suggest,
-    table,
+from ..papers import (
+    Context,
+    duration,
+    Item,
+    ITEMS,
+    KEPT,
+    PAPERS,
+    place,
+    quantity,
+    read_records,
+    seconds,
+    Trained,
+    write_page,
+    write_record,
 )
+from ._console import Flag, parse, print_json, prints_aside, suggest, table
 from ._platform import Computing, start
+from ._progress import each_run
 from ._verify import plain, working
+
+FAILED = ("does not hold", "differs")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReproduceOptions(Computing):
-    """Measure the papers' claims again: numbers, a figure and a verdict for each.
+    """Measure the papers' figures, tables and claims again, and judge each.
 
-    Without items: the list of them.  Exit status 0 only if all hold.
+    Without items: the list of them, and the page of --out anew.  Exit status 0 only
+    if no claim fails, no error differs from the published one and no seed diverges.
     """
 
     items: tyro.conf.Positional[tuple[str, ...]] = ()
-    """items, papers (A, B, C, D, …: all items that begin so), or all"""
+    """items, papers or tables (A, D.table1, …: all items that begin so), or all"""
+    quick: Flag = False
+    """a small version in minutes: few examples, epochs or steps; not the paper's"""
+    seeds: int = 1
+    """of each training: seeds 0, 1, …; a comparison needs 3"""
+    runs: Path = Path("runs/reproduce")
+    """folder of the training runs, ITEM/seed0, …: finished ones are used again"""
     out: Path = Path("runs/reproduce")
-    """folder of the figures, the numbers and a page of both"""
+    """folder of the figures, the records and a page of both"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
 def main(argv: list[str]) -> int:
-    """`eqprop reproduce A.chl`."""
+    """`eqprop reproduce D.table1.P-1h`."""
     options = parse(ReproduceOptions, "reproduce", argv)
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: give a whole number ≥ 1, e.g. 3")
     if not options.items:
-        return _list(options.json)
+        return _list(options)
     chosen = _chosen(options.items)
-    start(options, quickly=True)
+    # Claims run once, trainings for long: only the latter are worth optimizing.
+    start(options, quickly=not any(isinstance(item, Trained) for item in chosen))
     options.out.mkdir(parents=True, exist_ok=True)
-    records = {}
-    for name in chosen:
-        began = time.perf_counter()
-        with prints_aside(), working(f"measuring {name}"):
-            found = DEMONSTRATIONS[name]()
-            found.plot(options.out / f"{name}.png")
-        seconds = round(time.perf_counter() - began, 1)
-        records[name] = plain({**found.record(), "seconds": seconds})
-        text = json.dumps(records[name], indent=1, ensure_ascii=False)
-        (options.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        write_page(options.out)
+    found = {}
+    for item in chosen:
+        record = _measure(item, options)
+        verdict = "quick" if _is_small(item, record) else item.verdict(record)
+        found[item.name] = {**record, "verdict": verdict}
         if not options.json:
-            verdict = "holds" if found.holds else "DOES NOT HOLD"
-            print(f"{name} ({seconds:.0f} s) {verdict}: {found.words}", flush=True)
+            took = duration(seconds(record))
+            shown = verdict.upper() if verdict in FAILED else verdict
+            print(f"{item.name} ({took}) {shown}: {item.result(record)}", flush=True)
     if options.json:
-        print_json({"out": str(options.out), "items": records})
+        print_json({"out": str(options.out), "items": found})
     else:
         print(f"{options.out}: README.md, and a .png and a .json of each item")
-    return 0 if all(record["holds"] for record in records.values()) else 1
+    return 1 if any(map(_has_failed, found.values())) else 0
 
 
-def _list(as_json: bool) -> int:
-    rows = [
-        (name, (function.__doc__ or "").strip().splitlines()[0])
-        for name, function in sorted(DEMONSTRATIONS.items())
-    ]
-    if as_json:
-        print_json({"items": dict(rows)})
-    else:
-        table("", ("item", "what is measured"), rows)
-        print("measure: eqprop reproduce ITEM…, or a paper (A), or all")
+def _measure(item: Item, options: ReproduceOptions) -> dict[str, Any]:
+    """Measure, and write record, figure and page."""
+    drawn = options.out / f".{item.name}.png"
+    sign = working(f"measuring {item.name}")
+    if isinstance(item, Trained):  # its progress bar is sign enough
+        sign = prints_aside()
+    with prints_aside(), sign, each_run() as watch:
+        context = Context(drawn, options.runs, options.seeds, options.quick, watch)
+        record = json.loads(json.dumps(plain(item.measure(context))))
+    drawn.replace(place(options.out, item.name, record["quick"], ".png"))
+    write_record(options.out, item.name, record)
+    write_page(options.out)
+    return record
+
+
+def _is_small(item: Item, record: dict[str, Any]) -> bool:
+    """A small training is not judged; a small demonstration still is."""
+    return record["quick"] and isinstance(item, Trained)
+
+
+def _has_failed(record: dict[str, Any]) -> bool:
+    diverged = any(seed["failure"] for seed in record.get("seeds", ()))
+    return diverged or record["verdict"] in FAILED
+
+
+def _list(options: ReproduceOptions) -> int:
+    """Every item, what is published, and what was found so far."""
+    here = read_records(options.out)
+    if here:  # its page may be of other items, or of another version
+        write_page(options.out)
+    records = read_records(KEPT) | here
+    rows = {name: _row(item, records.get(name)) for name, item in ITEMS.items()}
+    if options.json:
+        print_json({"items": rows})
+        return 0
+    for paper, title in PAPERS.items():
+        shown = [(n, *r.values()) for n, r in rows.items() if ITEMS[n].paper == paper]
+        if shown:
+            columns = ("item", "what it shows", "published", "time", "ours", "verdict")
+            table(title, columns, shown)
+    print("measure: eqprop reproduce ITEM…, a paper (A) or table (D.table1), or all")
     return 0
 
 
-def _chosen(words: tuple[str, ...]) -> list[str]:
+def _row(item: Item, record: dict[str, Any] | None) -> dict[str, str]:
+    published = "–"
+    if isinstance(item, Trained):
+        published = ", ".join(map(quantity, item.published)) or "not published"
+    row = {
+        "shows": item.shows,
+        "published": published,
+        "time": f"≈ {duration(60 * item.minutes)}",
+        "ours": "–",
+        "verdict": "not run",
+    }
+    if record is not None:
+        ours = item.result(record) if isinstance(item, Trained) else "measured"
+        took, verdict = duration(seconds(record)), item.verdict(record)
+        row |= {"time": took, "ours": ours, "verdict": verdict}
+    return row
+
+
+def _chosen(words: tuple[str, ...]) -> list[Item]:
     """The items that the words name, each once, in the order of the list."""
-    known = sorted(DEMONSTRATIONS)
     chosen = set()
     for word in words:
-        found = [n for n in known if word in ("all", n) or n.startswith(f"{word}.")]
+        found = [n for n in ITEMS if word in ("all", n) or n.startswith(f"{word}.")]
         if not found:
-            raise ValueError(f"there is no item {word!r}; {suggest(word, known)}")
+            raise ValueError(f"there is no item {word!r}; {suggest(word, ITEMS)}")
         chosen.update(found)
-    return [name for name in known if name in chosen]
+    return [item for name, item in ITEMS.items() if name in chosen]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ from ._console import (
 )
 from ._machines import Machines, watcher
 from ._platform import Computing, start
-from ._progress import Progress, rounding_in_words
+from ._progress import each_run, rounding_in_words
 from ._seeds import finish_seeds
 
 FEW_SETTLED = 0.5
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
             "devices": options.machines.devices,
         }
         if options.seeds != 1:
-            with _naming(), prints_aside(), _each_seed() as watch:
+            with _naming(), prints_aside(), each_run() as watch:
                 found = runs.train_seeds(
                     options.config, options.seeds, observer=watch, **request
                 )
@@ -150,7 +150,7 @@ def _resume(argv: list[str]) -> int:
                     f"--epochs {options.epochs}: {options.resume} holds several seeds, "
                     "which all train as planned; give it to one of them"
                 )
-            with _naming(), prints_aside(), _each_seed() as watch:
+            with _naming(), prints_aside(), each_run() as watch:
                 found = runs.resume_seeds(options.resume, observer=watch, **shared)
             return finish_seeds(found, options.json)
         with _naming(), prints_aside(), watcher(first) as observer:
@@ -158,19 +158,6 @@ def _resume(argv: list[str]) -> int:
                 options.resume, epochs=options.epochs, observer=observer, **shared
             )
         return _finish(run, options.json) if first else 0
-
-
-@contextlib.contextmanager
-def _each_seed() -> Iterator[Callable[[Path], Progress]]:
-    """A bar for each seed's run, one at a time."""
-    with contextlib.ExitStack() as shown:
-
-        def watch(run: Path) -> Progress:
-            del run
-            shown.pop_all().close()
-            return shown.enter_context(Progress())
-
-        yield watch
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def read_npz(
 def _array(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> np.ndarray:
     try:
         array = archive[name]
-    except ValueError as error:
+    except (ValueError, SyntaxError, RecursionError, TokenError) as error:
         if "allow_pickle" in str(error):
             raise ValueError(
                 f"{file}: array {name!r} holds Python objects, which are never "

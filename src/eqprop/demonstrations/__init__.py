@@ -8,8 +8,12 @@ from . import (
     _external,
     _gradients,
     _homeostasis,
+    _paper_b,
+    _paper_d,
     _path,
+    _phases,
     _stochastic,
+    _symmetry,
     _total_energy,
     _xie_seung,
 )
@@ -18,12 +22,15 @@ from ._demonstration import (
     Demonstration as Demonstration,
     Panel as Panel,
 )
-from ._page import write_page as write_page
 
-DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
+DEMONSTRATIONS: dict[str, Callable[..., Demonstration]] = {
     **_gradients.ITEMS,
     **_path.ITEMS,
     **_convolution.ITEMS,
+    **_paper_b.ITEMS,
+    **_symmetry.ITEMS,
+    **_paper_d.ITEMS,
+    **_phases.ITEMS,
     **_contrastive.ITEMS,
     **_xie_seung.ITEMS,
     **_stochastic.ITEMS,
@@ -31,4 +38,5 @@ DEMONSTRATIONS: dict[str, Callable[[], Demonstration]] = {
     **_homeostasis.ITEMS,
     **_total_energy.ITEMS,
 }
-"""By name, `PAPER.claim`; each takes seconds to two minutes on two cores."""
+"""By name, `PAPER.claim`: functions of `quick`, with which a claim that takes long is
+measured on a smaller network or over a shorter time, and the others as they are."""

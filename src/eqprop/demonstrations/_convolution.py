@@ -25,8 +25,9 @@ BETAS = tuple(np.geomspace(1e-3, 0.1, 7).tolist())
 LAYERS = ("convolution 1", "convolution 2", "dense")
 
 
-def convolution() -> Demonstration:
+def convolution(*, quick: bool = False) -> Demonstration:
     """EP's summed updates beside BPTT's, layer by layer; the energy's error in β."""
+    del quick  # the same: seconds
     with jax.enable_x64(True):
         x, y = digits(10)
         layers = prototypical(x, y)

@@ -67,8 +67,9 @@ def watched(strength: float, epochs: int) -> tuple[Watch, Fit]:
     return watch, found
 
 
-def homeostasis(epochs: int = 150) -> Demonstration:
+def homeostasis(epochs: int = 150, *, quick: bool = False) -> Demonstration:
     """With and without the penalty: asymmetry, angle and loss over training."""
+    epochs = 20 if quick else epochs
     with jax.enable_x64(True):
         runs = {name: watched(s, epochs) for name, s in _STRENGTHS.items()}
     (plain, _), (penal, _) = runs.values()

@@ -22,8 +22,9 @@ from ._demonstration import Curve, Demonstration, Panel
 SETTLE = Euler(dt=0.2, steps=3000, tol=1e-13)
 
 
-def continual_steps() -> Demonstration:
+def continual_steps(*, quick: bool = False) -> Demonstration:
     """C-EP's cumulated updates against EP's and BPTT's, t = 0…K, and over η."""
+    del quick  # the same: seconds
     with jax.enable_x64(True):
         problem = _problem()
         dt, count, beta = 0.2, 24, 1e-3
@@ -77,8 +78,9 @@ def continual_steps() -> Demonstration:
     )
 
 
-def spike_timing() -> Demonstration:
+def spike_timing(*, quick: bool = False) -> Demonstration:
     """∫ρdρ, ∫ρdu and the contrast along the path; their ratio against ρ′."""
+    del quick  # the same: seconds
     beta, dt = 0.05, 0.2
     steps = 24
     with jax.enable_x64(True):
@@ -159,9 +161,10 @@ class _Alignment(Observer):
 
 
 def kolen_pollack(
-    epochs: int = 20, examples: int = 500, decay: float = 0.1
+    epochs: int = 20, examples: int = 500, decay: float = 0.1, *, quick: bool = False
 ) -> Demonstration:
     """Angle of independent W and B over the epochs, with and without the rule."""
+    del quick  # the same: seconds
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

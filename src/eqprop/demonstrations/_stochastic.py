@@ -126,8 +126,9 @@ def _chain(steps: int, adjusted: bool = True) -> Langevin:
     return Langevin(dt=DT, steps=steps, temperature=T, adjusted=adjusted)
 
 
-def langevin() -> Demonstration:
+def langevin(*, quick: bool = False) -> Demonstration:
     """E[C] against β by both samplers, and what the gradient's error depends on."""
+    del quick  # the same: seconds
     with jax.enable_x64(True):
         problem = _problem()
         betas = np.linspace(-0.5, 1.5, 9)
@@ -232,8 +233,9 @@ def _errors(problem, common: bool) -> np.ndarray:
     return np.array(errors)
 
 
-def boltzmann() -> Demonstration:
+def boltzmann(*, quick: bool = False) -> Demonstration:
     """The sampled Boltzmann gradient, and contrastive divergence against k."""
+    del quick  # the same: seconds
     with jax.enable_x64(True):
         problem = _problem()
         rule = BoltzmannLearning(

@@ -4,7 +4,9 @@ import dataclasses
 import difflib
 
 from ..training import Config
-from . import _digits, _paper_a, _practice
+from . import _digits, _follow_ups, _paper_a, _paper_c, _paper_d, _practice
+
+_FILES = (_practice, _digits, _paper_a, _paper_c, _paper_d, _follow_ups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +21,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    name: Recipe(name, *row)
-    for name, row in (_practice.RECIPES | _digits.RECIPES | _paper_a.RECIPES).items()
+    name: Recipe(name, *row) for file in _FILES for name, row in file.RECIPES.items()
 }
 
 

@@ -19,6 +19,7 @@ from ._record import record_of as record_of
 from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
 from ._search import search as search, Search as Search, Varied as Varied
 from ._seeds import (
+    complete as complete,
     holds_seeds as holds_seeds,
     resume_seeds as resume_seeds,
     Seeds as Seeds,

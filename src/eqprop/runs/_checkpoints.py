@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -26,6 +27,8 @@ from ..training import RunWarning
 KEEP = 2
 """the newest checkpoints that are kept, beside the best one"""
 FORMAT = 1
+PARTIAL = ".orbax-checkpoint-tmp"
+"""in the names of folders that orbax has not yet finished"""
 
 
 class DamagedCheckpoint(ValueError):
@@ -50,8 +53,14 @@ class Checkpoints:
     def numbers(self) -> list[int]:
         """The numbers of the checkpoints, oldest first."""
         if not self.folder.is_dir():
+            if os.path.lexists(self.folder):
+                raise NotADirectoryError(
+                    f"{self.folder} is no folder; bring back the run's checkpoints, or "
+                    "remove it to train the run again from its start"
+                )
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        names = {path.name for path in self.folder.iterdir()}
+        return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
 
     def save(
         self, number: int, arrays: dict[str, Any], record: dict[str, Any], best: Any
@@ -64,6 +73,7 @@ class Checkpoints:
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         record = record | {
             "format": FORMAT,
+            "number": number,
             "arrays": {name: fingerprint(array) for name, array in arrays.items()},
         }
         record = record | {"sha256": _digest_of(record)}
@@ -101,6 +111,8 @@ class Checkpoints:
             record, state = dict(found["record"]), dict(found["state"])
             if record.pop("sha256") != _digest_of(record):
                 raise DamagedCheckpoint("its record is not the one that was saved")
+            if record.get("number", number) != number:
+                raise DamagedCheckpoint(f"it was saved as {record['number']}")
             arrays = {
                 name: np.asarray(state[name]) if name in state else _empty(known)
                 for name, known in record["arrays"].items()
@@ -180,7 +192,7 @@ class Checkpoints:
         """Remove what a program that was killed, or a full disk, left half written."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                if not path.name.isdigit():
+                if PARTIAL in path.name:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _manager(self, best: Any):
@@ -260,7 +272,8 @@ def _not_saved(folder: Path, number: int, error: Exception) -> OSError:
     text = str(error)
     full = any(word in text for word in ("No space left", "File too large", "Errno 28"))
     full = full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    reason = "no space left" if full else text.split("\n")[0][:200]
+    said = getattr(error, "strerror", None) or text
+    reason = "no space left" if full else said.split("\n")[0][:200]
     return OSError(
         errno.ENOSPC if full else errno.EIO,
         f"{folder.parent}: checkpoint {number} could not be saved ({reason}); what was "

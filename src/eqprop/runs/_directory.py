@@ -17,6 +17,7 @@ weights.png         the first layer's weights, for image inputs
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,15 @@ from ._inputs import check_data, check_system, fingerprints, hash_file
 from ._problem import Problem, split_path
 
 
+SEEDS_FILE = "seeds.json"
+"""of a directory that holds a run of each of several seeds"""
 KNOWN = {"shape", "dtype", "sha256"}
+OURS = (
+    *("env.json", "inputs.json", "precision.json", "model.py", "metrics.jsonl"),
+    *("checkpoints", "damaged", "curves.png", "weights.png"),
+)
+UNREADABLE = (ValueError, RecursionError)
+"""what reading JSON raises of text that is none, or nested without end"""
 DEVICES = ("processor", "backend", "devices", "x64", "packages")
 LIBRARIES = ("jax", "jaxlib", "optax", "equinox")
 
@@ -67,6 +76,7 @@ class RunDirectory:
         with self._writing():
             if make:
                 self.path.mkdir(parents=True, exist_ok=True)
+                self._refuse_foreign(Path(lock.lock_file))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -78,6 +88,15 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+
+    def _refuse_foreign(self, lock: Path) -> None:
+        """Where no run was begun, files with the names of ours are the user's."""
+        there = [name for name in OURS if os.path.lexists(self.path / name)]
+        if there and not lock.exists() and not self.config_file.exists():
+            raise FileExistsError(
+                f"{self.path} holds {', '.join(there)}, which a run would overwrite; "
+                "choose another directory with --run DIR"
+            )
 
     def create(
         self, config: Config, environment: dict[str, Any], problem: Problem
@@ -122,9 +141,10 @@ class RunDirectory:
         try:
             partial.write_text(text, encoding="utf-8")
             partial.replace(file)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+            error.filename, error.filename2 = f"cannot write {file}", None
             raise
 
     def config(self) -> Config:
@@ -134,6 +154,11 @@ class RunDirectory:
                 f"there is no run directory {self.path}; eqprop train prints the one "
                 "it makes"
             )
+        if (self.path / SEEDS_FILE).exists() and not self.config_file.exists():
+            one = min(self.path.glob("seed[0-9]*"), default=self.path / "seed0")
+            raise ValueError(
+                f"{self.path} holds the runs of several seeds; give one, e.g. {one}"
+            )
         return load_config(self.config_file)
 
     def problem(self, config: Config, system: str | None) -> Problem:
@@ -141,7 +166,7 @@ class RunDirectory:
 
         A model of the user's own is executed only if `system` names its file.
         """
-        inputs = self._inputs()
+        inputs = self.inputs()
         system = check_system(
             self.path, config, inputs["model"], self.model_file, system
         )
@@ -154,7 +179,8 @@ class RunDirectory:
         check_data(self.path, inputs["data"], problem)
         return problem
 
-    def _inputs(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
+        """The fingerprints of the data, and the hash of the user's model file."""
         file = self.path / "inputs.json"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
@@ -167,7 +193,7 @@ class RunDirectory:
                 f"{file} does not exist: the run was made by an eqprop that kept no "
                 "fingerprint of its data, or it has been removed; train it anew"
             ) from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, *UNREADABLE) as error:
             raise ValueError(f"{file} is damaged ({error}); bring it back") from error
 
     def warn_of_other_devices(self, now: dict[str, Any]) -> None:
@@ -179,7 +205,7 @@ class RunDirectory:
             for record in (then, now):
                 found = record.pop("packages")
                 record |= {name: found.get(name) for name in LIBRARIES}
-        except (OSError, AttributeError, ValueError):
+        except (OSError, AttributeError, *UNREADABLE):
             return  # it decides nothing
         wrong = differences(then, now)
         if wrong:
@@ -219,7 +245,7 @@ class RunDirectory:
         for line in text.splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except UNREADABLE:
                 continue  # cut short by a crash
             if isinstance(record, dict) and isinstance(record.get("epoch"), int):
                 records.append(record)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from ._directory import RunDirectory
+from ._directory import RunDirectory, UNREADABLE
 
 FILE = "env.json"
 PACKAGES = (
@@ -53,7 +53,7 @@ def read_environment(directory: RunDirectory) -> dict[str, Any]:
     try:
         text = (directory.path / FILE).read_text(encoding="utf-8")
         found = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, *UNREADABLE):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -61,6 +61,7 @@ EQUATIONS: dict[type, str] = {
 FORMULAS = {
     "hard-sigmoid": "ρ(s) = min(max(s, 0), 1), ρ′ = 1 for 0 ≤ s ≤ 1",
     "shifted-sigmoid": "ρ(s) = 1 / (1 + exp(−4 (s − ½)))",
+    "clipped-sigmoid": "ρ(s) = 1 / (1 + exp(−4 (s − ½))), s kept in [0, 1]",
     "tanh": "ρ(s) = tanh(s)",
     "linear": "ρ(s) = s",
 }

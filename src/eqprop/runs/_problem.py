@@ -184,7 +184,9 @@ def load_user_model(path: str) -> tuple:
         raise ValueError(f"{source} has no function {name}; {hint}")
     try:
         problem = function()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a program may raise, SystemExit too
         raise ValueError(_user_error(source, f"{name}() failed", error)) from error
     if not isinstance(problem, tuple) or len(problem) != 4:
         found = type(problem).__name__
@@ -229,7 +231,9 @@ def _execute(source: Path) -> Any:
     sys.path.insert(0, str(folder.resolve()))
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a program may raise, SystemExit too
         raise ValueError(_user_error(source, "the file failed", error)) from error
     finally:
         sys.path.remove(str(folder.resolve()))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..report import first_weights, Outcome, Record
 from ..training import Config, UserModel, weight_names
-from ._directory import RunDirectory
+from ._directory import RunDirectory, UNREADABLE
 from ._environment import read_environment
 from ._run import load, Run, settle_each
 
@@ -136,7 +136,7 @@ def _verification(
             raise ValueError("no JSON object")
         pictures = {name: folder / f"{name}.png" for name in FIGURES}
         figures = {n: f.read_bytes() for n, f in pictures.items() if f.exists()}
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         missing.append(f"gradient check: {file.name} cannot be read ({error})")
         return None, {}
     return found, {n: d for n, d in figures.items() if d.startswith(b"\x89PNG")}

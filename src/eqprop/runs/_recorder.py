@@ -69,7 +69,8 @@ class Recorder(Observer):
 
     def on_start(self, trainer, state, epochs):
         self.trainer, self.steps, self.epochs = trainer, trainer.steps, epochs
-        self.identity = identity(self.config, state)
+        data = on_first(lambda: self.directory.inputs()["data"])
+        self.identity = identity(self.config, state) | {"data": data}
         self.inner.on_start(trainer, state, epochs)
 
     def on_chunk(self, state, record):

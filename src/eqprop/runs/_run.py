@@ -71,7 +71,7 @@ def load(run: str | Path, *, best: bool = False, system: str | None = None) -> R
     _, like = _start(config, problem)
     checkpoints = directory.checkpoints
     found = checkpoints.best() if best else checkpoints.newest()
-    saved = restore(found, config, like, directory.path)
+    saved = restore(found, config, like, directory)
     state = saved.state
     return Run(
         *(directory.path, config, state.system, state.cost),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..training import Config, config_to_json, TrainState
 from ._checkpoints import Checkpoint, differences, fingerprint
+from ._directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +56,17 @@ def enumerate_lines(text: str) -> list[tuple[str, str]]:
     return [(f"line {k}", line.strip()) for k, line in enumerate(text.splitlines(), 1)]
 
 
-def restore(found: Checkpoint, config: Config, like: TrainState, run: Any) -> Saved:
-    """The state of a checkpoint, in the structure of `like`.
+def restore(
+    found: Checkpoint, config: Config, like: TrainState, directory: RunDirectory
+) -> Saved:
+    """The state of a checkpoint of a run, in the structure of `like`.
 
     **Raises:** `ValueError` that names the difference where the checkpoint was made
-    by another eqprop, with another configuration, or for another system.
+    by another eqprop, with another configuration or data, or for another system.
     """
     now = identity(config, like)
     then = {name: found.record.get(name) for name in now}
-    place = f"checkpoint {found.number} of {run}"
+    place = f"checkpoint {found.number} of {directory.path}"
     if then["eqprop"] != now["eqprop"]:
         raise ValueError(
             f"{place} was made by eqprop {then['eqprop']}, and this is eqprop "
@@ -75,6 +78,13 @@ def restore(found: Checkpoint, config: Config, like: TrainState, run: Any) -> Sa
                 f"{place} belongs to another {what} than the run's files describe "
                 f"now: {'; '.join(wrong[:3])}. Undo the change, or train anew"
             )
+    data = directory.inputs()["data"]
+    learnt = found.record.get("data", data)  # the first checkpoints do not say
+    if other := [name for name in data | learnt if data.get(name) != learnt.get(name)]:
+        raise ValueError(
+            f"{place} was trained on other data than the run: {', '.join(other)} "
+            "differ. Bring back the run's own checkpoints, or train anew"
+        )
     arrays = to_arrays(like)
     expected = {name: fingerprint(array) for name, array in arrays.items()}
     wrong = differences(_kinds(found.record["arrays"]), _kinds(expected))

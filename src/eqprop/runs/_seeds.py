@@ -21,7 +21,7 @@ from ..training import (
     TrainingDiverged,
     UserModel,
 )
-from ._directory import RunDirectory
+from ._directory import RunDirectory, SEEDS_FILE, UNREADABLE
 from ._problem import Problem
 from ._train import (
     _start,
@@ -32,7 +32,6 @@ from ._train import (
     TrainingInterrupted,
 )
 
-FILE = "seeds.json"
 ERRORS = ("train_error", "val_error", "test_error", "loss", "training_seconds")
 
 
@@ -82,13 +81,12 @@ def train_seeds(
     **Raises:** `ValueError` for fewer than one seed, or a directory that holds other
     runs; `TrainingInterrupted` after saving.
     """
-    if not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds is {seeds!r}; give a whole number ≥ 1, e.g. 5")
     _check_alone()
     name = name or (config if isinstance(config, str) else "run")
     if isinstance(config, str):
         config = recipes.recipe(config).config
     config = _with_whole_paths(dataclasses.replace(config, **overrides))
+    _check_count(seeds, config.seed)
     plan = json.loads(json.dumps({"seeds": seeds, "config": config_to_json(config)}))
     if run is not None:
         _check_place(Path(run), plan)
@@ -123,6 +121,10 @@ def resume_seeds(
                 "which is executed only if it is named again: --system FILE.py:NAME"
             )
         config = dataclasses.replace(config, model=UserModel(system))
+    elif system is not None:
+        raise ValueError(
+            f"the runs in {run} are of a network of eqprop; leave --system out"
+        )
     shared = {"writers": writers, "devices": devices}
     return _train(config, plan, Path(run), observer, system, shared)
 
@@ -142,7 +144,7 @@ def _check_place(path: Path, plan: dict[str, Any]) -> None:
         raise ValueError(
             f"{path} holds a run of one seed; choose another directory with --run DIR"
         )
-    if (path / FILE).exists() and _plan(path) != plan:
+    if (path / SEEDS_FILE).exists() and _plan(path) != plan:
         raise ValueError(
             f"{path} holds seeds of another configuration; choose another directory "
             f"with --run DIR, or go on with them: eqprop train --resume {path}"
@@ -151,15 +153,28 @@ def _check_place(path: Path, plan: dict[str, Any]) -> None:
 
 def holds_seeds(run: str | Path) -> bool:
     """Whether `train_seeds` made this directory."""
-    return (Path(run) / FILE).exists()
+    return (Path(run) / SEEDS_FILE).exists()
 
 
 def _plan(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((path / FILE).read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("seeds", "config")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / FILE} cannot be read: {error}") from error
+        found = json.loads((path / SEEDS_FILE).read_text(encoding="utf-8"))
+        plan = {name: found[name] for name in ("seeds", "config")}
+        _check_count(plan["seeds"], config_from_json(plan["config"]).seed)
+    except (AttributeError, KeyError, TypeError, *UNREADABLE) as error:
+        raise ValueError(
+            f"{path / SEEDS_FILE} is damaged ({error}); bring it back, or give one of "
+            f"the runs in {path}"
+        ) from error
+    return plan
+
+
+def _check_count(seeds: Any, first: int) -> None:
+    if not isinstance(seeds, int) or not 1 <= seeds <= 2**32 - first:
+        raise ValueError(
+            f"seeds is {seeds!r}; give a whole number ≥ 1, e.g. 5, whose last seed is "
+            "below 2**32"
+        )
 
 
 def _train(config, plan, path: Path, observer, system, shared) -> Seeds:
@@ -177,28 +192,44 @@ def _train(config, plan, path: Path, observer, system, shared) -> Seeds:
     return Seeds(path, records)
 
 
-def _one(config, place: Path, observer, system, shared) -> str | None:
-    """Train, go on with, or leave the run of one seed; say how it diverged."""
-    directory = RunDirectory(place)
+def complete(
+    config: Config,
+    run: Path,
+    *,
+    observer: Observer | None = None,
+    system: str | None = None,
+    **shared: Any,
+) -> str | None:
+    """Train, go on with, or leave the run in a directory; say how it diverged.
+
+    A run that is there must be of this configuration: it is not looked at.
+    """
+    directory = RunDirectory(run)
     try:
         if not directory.config_file.exists():
-            train(config, run=place, observer=observer, **shared)
+            train(config, run=run, observer=observer, **shared)
         elif len(directory.history()) < config.epochs:
-            resume(place, observer=observer, system=system, **shared)
+            resume(run, observer=observer, system=system, **shared)
     except TrainingDiverged as stop:
         return str(stop)
+    return None
+
+
+def _one(config, place: Path, observer, system, shared) -> str | None:
+    """The run of one seed; a Ctrl-C names the command that goes on with all."""
+    try:
+        return complete(config, place, observer=observer, system=system, **shared)
     except TrainingInterrupted as stop:
         raise TrainingInterrupted(
             f"{str(stop).partition(' Go on with')[0]} Go on with all seeds: eqprop "
             f"train --resume {place.parent}"
         ) from None
-    return None
 
 
 def _write(path: Path, plan: dict[str, Any], records: list[dict[str, Any]]) -> None:
     found = Seeds(path, records)
     written = {**plan, "records": records, "summary": found.summary}
-    RunDirectory(path).write_json(FILE, written)
+    RunDirectory(path).write_json(SEEDS_FILE, written)
 
 
 def _spread(records: list[dict[str, Any]], name: str) -> dict[str, Any]:

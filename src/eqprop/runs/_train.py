@@ -177,7 +177,7 @@ def _newest(
             f"the processes read different checkpoints in {directory.path}; the run "
             "directory must be on a disk that all of them share"
         )
-    saved = restore(newest, config, trainer.collected(state), directory.path)
+    saved = restore(newest, config, trainer.collected(state), directory)
     on_first(directory.checkpoints.set_aside, newest.number)
     if config.epochs < int(saved.state.epoch):
         raise ValueError(

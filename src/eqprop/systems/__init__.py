@@ -6,6 +6,7 @@ report.  Only systems know parameters.
 
 from ._activations import (
     Activation as Activation,
+    clipped_sigmoid as clipped_sigmoid,
     hard_sigmoid as hard_sigmoid,
     identity as identity,
     shifted_sigmoid as shifted_sigmoid,

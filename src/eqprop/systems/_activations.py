@@ -64,6 +64,9 @@ hard_sigmoid = Activation(_hard_sigmoid, bounds=(0.0, 1.0))
 shifted_sigmoid = Activation(_shifted_sigmoid, bend=16 / (6 * 3**0.5))
 """ρ(s) = 1 / (1 + e^{−4(s − ½)}) (paper D, training runs)."""
 
+clipped_sigmoid = Activation(_shifted_sigmoid, (0.0, 1.0), shifted_sigmoid.bend)
+"""The same ρ, its units kept in [0, 1] (paper D's energy-based training runs)."""
+
 tanh = Activation(jnp.tanh, bend=4 / (3 * 3**0.5))
 """ρ(s) = tanh(s) (paper D, theorem checks)."""
 

@@ -14,6 +14,7 @@ from ..systems._layered import Options
 ACTIVATIONS = {
     "hard-sigmoid": systems.hard_sigmoid,
     "shifted-sigmoid": systems.shifted_sigmoid,
+    "clipped-sigmoid": systems.clipped_sigmoid,
     "tanh": systems.tanh,
     "linear": systems.identity,
 }
@@ -22,7 +23,9 @@ COSTS = {
     "cross-entropy": costs.CrossEntropy(),
 }
 
-ActivationName = Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "linear"]
+ActivationName = Literal[
+    "hard-sigmoid", "shifted-sigmoid", "clipped-sigmoid", "tanh", "linear"
+]
 InitializerName = Literal["glorot", "fan-in", "gain"]
 
 

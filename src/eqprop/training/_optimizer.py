@@ -4,13 +4,15 @@ import dataclasses
 import difflib
 import inspect
 import math
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import numpy as np
 import optax
 from jaxtyping import PyTree
 
 from ..systems._parameters import by_layer, parameter_groups
+
+Schedule = Literal["constant", "cosine", "exponential"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Optimizer:
     """a function of optax, e.g. sgd, adam, adamw, lion"""
     lr: tuple[float, ...] = (0.05,)
     """learning rate: one, or one per layer from the input side on"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """course of the learning rate; cosine falls to 0 at the last step"""
+    schedule: Schedule = "constant"
+    """course of the learning rate; cosine falls to 0 at the last step, exponential
+    to 1/e of the first, which over 100 epochs is 1 % less in each"""
     options: dict[str, float] = dataclasses.field(default_factory=dict)
     """further arguments of the optax function, e.g. momentum 0.9"""
 
@@ -33,9 +36,10 @@ class Optimizer:
             raise ValueError(
                 f"optimizer.lr is {self.lr!r}; give one or more numbers ≥ 0, e.g. 0.05"
             )
-        if self.schedule not in ("constant", "cosine"):
+        if self.schedule not in get_args(Schedule):
             raise ValueError(
-                f"optimizer.schedule is {self.schedule!r}; choose constant or cosine"
+                f"optimizer.schedule is {self.schedule!r}; choose "
+                + ", ".join(get_args(Schedule))
             )
         accepted = _arguments(self.name)
         for option in self.options:
@@ -59,11 +63,11 @@ class Optimizer:
         )
 
     def _one(self, lr: float, steps: int) -> optax.GradientTransformation:
-        rate = (
-            lr
-            if self.schedule == "constant"
-            else optax.cosine_decay_schedule(lr, steps)
-        )
+        rate = lr
+        if self.schedule == "cosine":
+            rate = optax.cosine_decay_schedule(lr, steps)
+        elif self.schedule == "exponential":
+            rate = optax.exponential_decay(lr, steps, 1 / math.e)
         try:
             return getattr(optax, self.name)(rate, **self.options)
         except (TypeError, ValueError) as error:
@@ -81,7 +85,11 @@ def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
             raise ValueError(
                 f"{name} is {value!r}; it must be a whole number ≥ {least}"
             )
-    # JAX keeps 32 bits of a seed: a larger one would repeat a smaller one's run.
+    # JAX counts with 32 bits, and keeps 32 of a seed: a larger one would repeat
+    # a smaller one's run.
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value >= 2**31:
+            raise ValueError(f"{name} is {value}; it must be below 2**31")
     if seed >= 2**32:
         raise ValueError(f"seed is {seed}; it must be below 2**32")
 

@@ -1,0 +1,36 @@
+"""Items that are claims: a function measures each."""
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..demonstrations import Demonstration
+from ..runs import environment
+from ._item import Context, Item, machine
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demonstrated(Item):
+    """A claim that holds or does not hold."""
+
+    function: Callable[..., Demonstration]
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        began = time.perf_counter()
+        takes = "quick" in inspect.signature(self.function).parameters
+        found = self.function(quick=context.quick) if takes else self.function()
+        found.plot(context.figure)
+        return {
+            **found.record(),
+            "quick": context.quick and takes,
+            "seconds": round(time.perf_counter() - began, 1),
+            "environment": machine(environment()),
+        }
+
+    def verdict(self, record: dict[str, Any]) -> str:
+        return "holds" if record["holds"] else "does not hold"
+
+    def result(self, record: dict[str, Any]) -> str:
+        return record["words"]

@@ -1,0 +1,82 @@
+"""What an item of a paper is: one command, one record, one figure, one verdict."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..training import Observer
+from ._verdict import Published
+
+MACHINE = (
+    *("time", "system", "processor", "cores", "backend", "devices", "python"),
+    *("packages", "git"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """How an item is to be measured.
+
+    - `figure`: the file that its figure is drawn into.
+    - `runs`: the folder that keeps training runs, one folder an item.
+    - `seeds`: of a training: 0, 1, ….
+    - `quick`: a small version in minutes, which is not the paper's.
+    - `observer`: makes the observer of the run in a directory.
+    """
+
+    figure: Path
+    runs: Path
+    seeds: int = 1
+    quick: bool = False
+    observer: Callable[[Path], Observer] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Item(abc.ABC):
+    """One figure, table row or claim of a paper.
+
+    - `name`: `PAPER.item`, e.g. `D.table1.P-1h`.
+    - `shows`: what is measured, in a few words.
+    - `theirs`: what the paper's figure or table shows, in words.
+    - `published`: the paper's numbers; none where they are not known.
+    - `minutes`: expected on two cores, of one seed.
+    - `reason`: why ours differs, once that is known.
+    """
+
+    name: str
+    shows: str
+    theirs: str = ""
+    published: tuple[Published, ...] = ()
+    minutes: float = 2.0
+    reason: str = ""
+
+    @property
+    def paper(self) -> str:
+        """The first word of the name; of one without a dot, `beyond`."""
+        return self.name.split(".")[0] if "." in self.name else "beyond"
+
+    def command(self, record: dict[str, Any]) -> str:
+        """The command that makes such a record."""
+        words = ["eqprop", "reproduce", self.name]
+        if len(record.get("seeds", ())) > 1:
+            words += ["--seeds", str(len(record["seeds"]))]
+        return " ".join([*words, "--quick"] if record.get("quick") else words)
+
+    @abc.abstractmethod
+    def measure(self, context: Context) -> dict[str, Any]:
+        """Measure it, draw its figure, and return its record, as JSON values."""
+
+    @abc.abstractmethod
+    def verdict(self, record: dict[str, Any]) -> str:
+        """The mark that the record's numbers deserve."""
+
+    @abc.abstractmethod
+    def result(self, record: dict[str, Any]) -> str:
+        """What was found, in one line."""
+
+
+def machine(environment: dict[str, Any]) -> dict[str, Any]:
+    """What of an environment is kept: no command lines, which name folders."""
+    return {name: environment.get(name) for name in MACHINE}

@@ -1,0 +1,160 @@
+"""The page of a folder of records: ours beside theirs, item by item."""
+
+from pathlib import Path
+from typing import Any
+
+from ._item import Item
+from ._items import ITEMS, PAPERS
+from ._records import QUICK, read_records
+from ._trained import Trained
+from ._verdict import ERRORS, Published, SEEDS
+
+TABLE = "README.md"
+HEAD = (
+    ("item", "what it shows", "published", "ours", "seeds", "time a seed", "mark"),
+    ("---",) * 7,
+)
+LEGEND = f"""\
+Errors are those of the last epoch, mean ± standard deviation (n − 1) over the seeds.
+*agrees*: at least {SEEDS} seeds, and no further than {ERRORS:g} standard errors from
+the published number, whose spread counts in full because the number of runs behind it
+is not known. *better*, *differs*: further below or above. *one seed*: fewer than
+{SEEDS}. *no reference*: the paper's number is not known to us. *holds*: a claim that
+was measured and found true. Times of what was not run are expectations for two cores.
+
+Where a published number comes from: [P] the paper's text, [C] the authors' code or its
+comments, [L] a log in their repository, [S] a secondary source that quotes the paper,
+[F] read off a figure, within a few tenths.
+"""
+
+
+def write_page(folder: Path) -> Path:
+    """`README.md` of the folder: a table and the details of every item."""
+    records = read_records(folder)
+    lines = ["# The papers, item by item", "", LEGEND]
+    lines += [
+        "Made by `eqprop reproduce`, which lists all items, from the files beside"
+    ]
+    lines += ["this page: one record and one figure an item.", ""]
+    groups = {
+        paper: [i for i in ITEMS.values() if i.paper == paper] for paper in PAPERS
+    }
+    for paper, items in groups.items():
+        if items:
+            lines += [f"## {_title(paper)}", ""]
+            lines += _rows([row for i in items for row in rows(i, records.get(i.name))])
+            lines += [""]
+    for item in ITEMS.values():
+        if item.name in records:
+            lines += details(item, records[item.name], item.name)
+    quick = [i for i in ITEMS.values() if f"{i.name}{QUICK}" in records]
+    if quick:
+        lines += ["## Quick versions", ""]
+        lines += ["Few examples, epochs or steps: not comparable with the papers.", ""]
+    for item in quick:
+        name = f"{item.name}{QUICK}"
+        lines += details(item, records[name], name)
+    page = folder / TABLE
+    page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return page
+
+
+def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
+    """A row of the table for each published quantity, one where there is none."""
+    if record is None:
+        published = "–"
+        if isinstance(item, Trained):
+            published = "; ".join(map(quantity, item.published)) or "not published"
+        expected = f"≈ {duration(60 * item.minutes)}"
+        return [(item.name, item.shows, published, "–", "–", expected, "not run")]
+    name = f"[{item.name}](#{_anchor(item.name)})"
+    took = duration(seconds(record))
+    if not isinstance(item, Trained):
+        mark = item.verdict(record)
+        mark = mark if record["holds"] else f"**{mark}**"
+        return [(name, item.shows, "–", "see below", "–", took, mark)]
+    count = str(len(record["seeds"]))
+    return [
+        (
+            name if number == 0 else "",
+            item.shows if number == 0 else "",
+            "not published" if theirs is None else quantity(theirs),
+            ours,
+            *(count, took, mark),
+        )
+        for number, (theirs, ours, mark) in enumerate(item.marks(record))
+    ]
+
+
+def details(item: Item, record: dict[str, Any], name: str) -> list[str]:
+    """Theirs in words, ours, the command, the machine, the figure."""
+    lines = [f"### {name}", ""]
+    if "claim" in record:
+        claim = record["claim"].rstrip(".")
+        lines += [f"{claim[0].upper()}{claim[1:]} ({record['source']}).", ""]
+    else:
+        lines += [f"{item.shows[0].upper()}{item.shows[1:]}.", ""]
+    if item.theirs:
+        lines += [f"**Theirs:** {item.theirs}", ""]
+    lines += [f"**Ours:** {item.result(record)}", ""]
+    if item.reason and item.verdict(record) == "differs":
+        lines += [f"**Why it differs:** {item.reason}", ""]
+    lines += [f"`{item.command(record)}`, {duration(seconds(record))}{_where(record)}"]
+    return [*lines, "", f"![{name}]({name}.png)", ""]
+
+
+def seconds(record: dict[str, Any]) -> float | None:
+    """Of the measurement, or the mean training time of a seed."""
+    if "seeds" not in record:
+        return record.get("seconds")
+    found = [s["seconds"] for s in record["seeds"] if s["seconds"] is not None]
+    return sum(found) / len(found) if found else None
+
+
+def duration(time: float | None) -> str:
+    """`40 s`, `12 min`, `8.5 h`, `150 h`."""
+    if time is None:
+        return "–"
+    if time < 100:
+        return f"{time:.0f} s"
+    hours = time / 3600
+    return f"{time / 60:.0f} min" if time < 6000 else f"{hours:.{int(hours < 10)}f} h"
+
+
+def quantity(published: Published) -> str:
+    """`test 1.95 ± 0.10 % [S]`."""
+    return f"{published.key.removesuffix('_error')} {published}"
+
+
+def _where(record: dict[str, Any]) -> str:
+    """On which machines, with which versions and commits."""
+    each = [seed["environment"] for seed in record.get("seeds", ())]
+    each = each or [record.get("environment") or {}]
+    machines = dict.fromkeys(_machine(environment) for environment in each)
+    return "".join(f"; {text}" for text in machines if text)
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    if not environment.get("processor"):
+        return ""
+    place = f"{environment['cores']}-core {environment['processor']}"
+    if environment.get("backend") != "cpu":
+        place = ", ".join(environment["devices"])
+    packages = environment.get("packages") or {}
+    commit = (environment.get("git") or {}).get("commit") or ""
+    versions = [f"{n} {packages[n]}" for n in ("eqprop", "jax") if packages.get(n)]
+    return ", ".join([place, *versions, *([f"commit {commit[:9]}"] if commit else [])])
+
+
+def _title(paper: str) -> str:
+    title = PAPERS[paper]
+    return title[0].upper() + title[1:] if paper == "beyond" else f"{paper}: {title}"
+
+
+def _rows(rows: list[tuple[str, ...]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (*HEAD, *rows)]
+
+
+def _anchor(name: str) -> str:
+    """GitHub's anchor of a heading."""
+    return "".join(c for c in name.lower() if c.isalnum() or c in "-_")

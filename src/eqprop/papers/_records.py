@@ -1,0 +1,38 @@
+"""Records of items: one small JSON file and one figure each, in one folder."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+KEPT = Path(__file__).parents[3] / "docs" / "papers"
+"""the records of this repository; not there where eqprop was installed without it"""
+QUICK = ".quick"
+
+
+def place(folder: Path, name: str, quick: bool, end: str) -> Path:
+    """The file of an item; a quick version never overwrites the whole one."""
+    return folder / f"{name}{QUICK if quick else ''}{end}"
+
+
+def write_record(folder: Path, name: str, record: dict[str, Any]) -> Path:
+    """Write it whole or not at all."""
+    file = place(folder, name, record["quick"], ".json")
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(file)
+    return file
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every record of a folder by its file's name; none where there is no folder."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is no record of an item: {error}") from error
+        if isinstance(record, dict):
+            found[file.stem] = {"quick": False, **record}
+    return found

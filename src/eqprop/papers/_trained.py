@@ -1,0 +1,208 @@
+"""Items that are trainings: a recipe and its seeds, each an ordinary run directory."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import data, recipes
+from .._drawing import COLORS, subplots
+from ..data._download import PUBLISHED
+from ..report._record import mean_and_deviation, number
+from ..runs import complete, load, RunDirectory, TrainingInterrupted
+from ..runs._environment import read_environment
+from ..training import Config, config_to_json, Leaky
+from ._item import Context, Item, machine
+from ._verdict import Published, verdict
+
+SPLITS = (("train", "train"), ("val", "validation"), ("test", "test"))
+ERRORS = ("train_error", "val_error", "test_error", "test_error_cold")
+TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
+QUICK = {"train": 2000, "test": 1000, "epochs": 3}
+"""examples and epochs of a quick version"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained(Item):
+    """Errors of a recipe at its last epoch, mean ± std over seeds."""
+
+    recipe: str
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        config = recipes.recipe(self.recipe).config
+        if context.quick:
+            config = quick_version(config, context.runs)
+        place = context.runs / (f"{self.name}.quick" if context.quick else self.name)
+        seeds = [
+            self._seed(dataclasses.replace(config, seed=seed), place, context)
+            for seed in range(context.seeds)
+        ]
+        record = {
+            "recipe": self.recipe,
+            "quick": context.quick,
+            "config": {k: v for k, v in config_to_json(config).items() if k != "seed"},
+            "seeds": seeds,
+        }
+        if context.quick:  # a path of this machine says nothing elsewhere
+            record["config"]["data"] = f"{QUICK['train']} examples of the data set"
+        self.plot(record, context.figure)
+        return record
+
+    def _seed(self, config: Config, place: Path, context: Context) -> dict[str, Any]:
+        """Train, go on with, or leave the run of one seed; what it holds."""
+        run = RunDirectory(place / f"seed{config.seed}")
+        if run.config_file.exists():
+            kept, wanted = config_to_json(run.config()), config_to_json(config)
+            if kept != wanted:
+                apart = ", ".join(k for k in wanted if kept.get(k) != wanted[k])
+                raise ValueError(
+                    f"{run.path} holds a run of another configuration ({apart}); "
+                    "choose another folder with --runs DIR, or remove it"
+                )
+        observer = None if context.observer is None else context.observer(run.path)
+        try:
+            failure = complete(config, run.path, observer=observer)
+        except TrainingInterrupted as stop:
+            kept = str(stop).partition(" Go on with")[0]
+            raise TrainingInterrupted(
+                f"{kept} Go on with: the same command again"
+            ) from None
+        kept = {"seed": config.seed, "failure": failure, **_kept(run)}
+        if failure is None and isinstance(config.model, Leaky):
+            kept["alignment"] = alignment(load(run.path).system)
+        return kept
+
+    def values(self, record: dict[str, Any], key: str) -> list[float]:
+        """Of every seed that came to its end, in percent."""
+        found = [
+            number(seed["last"].get(key))
+            for seed in record["seeds"]
+            if seed["failure"] is None
+        ]
+        return [100 * value for value in found if value is not None]
+
+    def marks(self, record: dict[str, Any]) -> list[tuple[Published | None, str, str]]:
+        """Of each published quantity, or the test error: theirs, ours, mark."""
+        rows = []
+        for published in self.published or (None,):
+            key = published.key if published else "test_error"
+            values = self.values(record, key)
+            mark = "quick" if record["quick"] else verdict(published, values)
+            rows.append((published, spread(values), mark))
+        return rows
+
+    def verdict(self, record: dict[str, Any]) -> str:
+        return self.marks(record)[0][2]
+
+    def result(self, record: dict[str, Any]) -> str:
+        found = [
+            f"{name} {spread(values)}"
+            for name in ("train", "val", "test")
+            if (values := self.values(record, f"{name}_error"))
+        ]
+        failed = sum(seed["failure"] is not None for seed in record["seeds"])
+        words = ", ".join(found) + (f"; {failed} diverged" if failed else "")
+        kept = [seed["alignment"] for seed in record["seeds"] if "alignment" in seed]
+        if kept:
+            angles = np.mean([each["degrees"] for each in kept], axis=0)
+            traces = np.mean([each["trace"] for each in kept], axis=0)
+            words += (
+                "; at the end forward and backward weights stand at "
+                + ", ".join(f"{angle:.0f}°" for angle in angles)
+                + ", their traces are "
+                + ", ".join(f"{trace:.3g}" for trace in traces)
+            )
+        return words
+
+    def plot(self, record: dict[str, Any], file: Path) -> None:
+        """Errors per epoch, a line a seed, and the published test error."""
+        figure, axes = subplots(1, 1, (6.0, 4.0))
+        axis = axes[0, 0]
+        for (name, label), color in zip(SPLITS, COLORS, strict=False):
+            for count, seed in enumerate(record["seeds"]):
+                errors = [number(e) for e in seed["curves"].get(f"{name}_error", [])]
+                points = np.array([np.nan if e is None else 100 * e for e in errors])
+                if np.isfinite(points).any():
+                    shown = label if count == 0 else None
+                    epochs = range(1, len(points) + 1)
+                    style = "o-" if len(points) < 10 else "-"
+                    axis.plot(epochs, points, style, color=color, label=shown, lw=1)
+        if not record["quick"]:
+            for published in (p for p in self.published if p.key == "test_error"):
+                label = f"published test error: {published}"
+                axis.axhline(published.value, color="black", ls="--", lw=1, label=label)
+        axis.set(xlabel="epoch", ylabel="error (%)", yscale="symlog")
+        axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+        axis.set_title(f"{self.name}: {self.shows}", fontsize=9, wrap=True)
+        figure.savefig(file, dpi=120)
+
+
+def spread(values: list[float]) -> str:
+    """`2.01 ± 0.10 %`, without a deviation of one value, – of none."""
+    found = mean_and_deviation(values)
+    if found is None:
+        return "–"
+    mean, deviation = found
+    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def alignment(system: Any) -> dict[str, list[float]]:
+    """tr(W Bᵀ) and the angle between W and B (degrees), of each pair of layers."""
+    traces, angles = [], []
+    for forward, backward in zip(*system.reciprocal(), strict=True):
+        w, b = np.asarray(forward, float).ravel(), np.asarray(backward, float).ravel()
+        cosine = w @ b / max(np.linalg.norm(w) * np.linalg.norm(b), 1e-30)
+        traces.append(float(w @ b))
+        angles.append(float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
+    return {"trace": traces, "degrees": angles}
+
+
+def quick_version(config: Config, folder: Path) -> Config:
+    """The same network and rule on a few examples, for a few epochs."""
+    epochs = min(config.epochs, QUICK["epochs"])
+    quick = dataclasses.replace(config, epochs=epochs)
+    if config.data not in PUBLISHED:
+        return quick
+    file = (folder / f"{config.data}-{QUICK['train']}.npz").resolve()
+    if not file.exists():
+        _write_few(config.data, file)
+    validation = 0.2 if config.validation else 0
+    return dataclasses.replace(quick, data=str(file), validation=validation)
+
+
+def _write_few(name: str, file: Path) -> None:
+    whole = data.load(name, flatten=False)
+    arrays = {}
+    for split, end in (("train", ""), ("test", "_test")):
+        part, count = getattr(whole, split), QUICK[split]
+        arrays[f"x{end}"] = np.asarray(part.x[:count])
+        arrays[f"y{end}"] = np.asarray(part.y[:count])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(part, **arrays)
+    part.replace(file)
+
+
+def _kept(run: RunDirectory) -> dict[str, Any]:
+    """Last epoch, curves, time and machine of a run."""
+    history = run.history()
+    last = history[-1] if history else {}
+    keys = [k for k in ERRORS if any(entry.get(k) is not None for entry in history)]
+    return {
+        "epochs": last.get("epoch", 0),
+        "last": {key: last.get(key) for key in (*keys, "loss", "settled")},
+        "seconds": last.get("training_seconds"),
+        "curves": {
+            key: [
+                v if v is None else round(v, 6) for v in (e.get(key) for e in history)
+            ]
+            for key in keys
+        },
+        "environment": machine(read_environment(run)),
+    }
