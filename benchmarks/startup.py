@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+from page import heading
+
 RECIPES = (
     *("digits", "mnist-fast", "mnist-1h", "mnist-3h", "digits-bptt"),
     *("digits-convolutional", "digits-convolutional-prototypical"),
@@ -78,7 +80,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     arguments = parser.parse_args()
-    print(f"import eqprop: {seconds_to_import():.2f} s (at most {IMPORT} s)\n")
+    print(heading("Start-up", __file__))
+    jaxs, ours = (seconds_to_import(name) for name in ("jax", "eqprop"))
+    print(
+        f"import eqprop: {ours:.2f} s (at most {IMPORT} s), of which jax {jaxs:.2f} s\n"
+    )
     print("| recipe | cold, s | warm, s | at most |\n|---|---|---|---|")
     for recipe in arguments.recipes:
         kind = "cold, convolutional" if "convolutional" in recipe else "cold"

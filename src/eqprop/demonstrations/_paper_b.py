@@ -4,7 +4,7 @@ The paper has no experiment; the networks here are Hopfield energies of tanh uni
 8 x 8 digits, small enough for an adaptive solver to be exact to 1e-10.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -32,7 +32,10 @@ from ._demonstration import Curve, Demonstration, Panel
 
 COST = SquaredError()
 SETTLE = Euler(dt=0.2, steps=20_000, tol=1e-14)
-ORDERS = {"one-sided": 1.0, "centered": 2.0}
+ORDERS: dict[Literal["one-sided", "centered"], float] = {
+    "one-sided": 1.0,
+    "centered": 2.0,
+}
 EXAMPLES = 3
 SLOPE, EXACT = 0.05, 1e-5
 DEGREES = 0.05
@@ -71,8 +74,7 @@ def theorem(*, quick: bool = False) -> Demonstration:
                     ep = ep_flow(*data, beta=float(beta), nudging=nudging, **options)
                     found.append(_errors(ep, rbp))
                 errors[depth, nudging] = np.array(found)  # [β, (S, Θ), t]
-            if depth == max(depths(quick)):
-                shown = rbp, ep_flow(*data, beta=1e-3, **options)
+        shown = rbp, ep_flow(*data, beta=1e-3, **options)  # of the deepest network
     for key, found in errors.items():
         for name, worst in zip("SΘ", found.max(-1).T, strict=True):
             orders[(*key, name)] = order_in_beta(betas, worst, ORDERS[key[1]])
