@@ -63,6 +63,7 @@ def theorem(*, quick: bool = False) -> Demonstration:
     times = np.linspace(0, 20, 21 if quick else 81)
     betas = np.geomspace(1e-3, 0.1, 5)
     errors, orders = {}, {}
+    shown: Any = None
     with jax.enable_x64(True):
         for depth, sizes in depths(quick).items():
             *data, state = problem(sizes)
@@ -74,7 +75,8 @@ def theorem(*, quick: bool = False) -> Demonstration:
                     ep = ep_flow(*data, beta=float(beta), nudging=nudging, **options)
                     found.append(_errors(ep, rbp))
                 errors[depth, nudging] = np.array(found)  # [β, (S, Θ), t]
-        shown = rbp, ep_flow(*data, beta=1e-3, **options)  # of the deepest network
+            if depth == max(depths(quick)):
+                shown = rbp, ep_flow(*data, beta=1e-3, **options)
     for key, found in errors.items():
         for name, worst in zip("SΘ", found.max(-1).T, strict=True):
             orders[(*key, name)] = order_in_beta(betas, worst, ORDERS[key[1]])
