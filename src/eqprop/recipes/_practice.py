@@ -59,9 +59,9 @@ RECIPES = {
                 gain=0.7,
             ),
             estimator=EquilibriumPropagation(
-                free=Sweep(steps=6, omega=1.4), nudged=Sweep(steps=3), beta=0.5
+                free=Sweep(steps=7, omega=1.4), nudged=Sweep(steps=3), beta=0.5
             ),
-            optimizer=Optimizer("adam", (1e-3,), "cosine"),
+            optimizer=Optimizer("adam", (3e-4,), "cosine"),
             epochs=9,
             batch_size=20,
         ),
