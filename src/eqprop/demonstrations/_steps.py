@@ -201,13 +201,14 @@ def _measured(group: Group, ep: np.ndarray, bptt: np.ndarray) -> Layer:
     ep = np.array(ep)
     ep[: group.silent] = 0  # the error cannot have arrived: zero but for rounding
     rmse = process_rmse(ep, bptt)
+    moves = np.any(ep != 0, axis=0)
     chosen = _chosen(bptt, group)
     return Layer(
         group.name,
         *(-_flat(values)[:, chosen] for values in (bptt, ep)),
         rmse=float(rmse.mean()),
         spread=float(rmse.std()),
-        moving=float(rmse[np.any(ep != 0, axis=0)].mean()),
+        moving=float(rmse[moves].mean()) if moves.any() else 0.0,
     )
 
 
