@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-KEPT = Path(__file__).parents[3] / "docs" / "papers"
-"""the records of this repository; not there where eqprop was installed without it"""
+_HERE = Path(__file__).parents[3] / "docs" / "papers"
+KEPT = _HERE if _HERE.is_dir() else Path("docs", "papers")
+"""the records of this repository, or of the one that a command is given in"""
 QUICK = ".quick"
 
 
