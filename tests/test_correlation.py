@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate as scipy_correlate
 
+import eqprop as ep
 from eqprop.systems import _correlation
 from eqprop.systems._correlation import correlate
 
@@ -85,6 +86,32 @@ def test_float64_is_exact_in_every_form(channels, stride):
     forms = (correlate, _correlation._patches, _correlation._convolve)
     for form in forms:
         assert distance(form(stride, image, kernel), expected) < 1e-13
+
+
+@pytest.mark.parametrize("size", [5, 2])
+def test_a_prepared_kernel_is_the_kernel(size):
+    """In value and in both derivatives; a kernel of 2 x 2 has no tiles to prepare."""
+    image, kernel, upper = problem((12, 12, 32, 6, size))
+
+    def sums(image, kernel, prepare):
+        return jnp.sum(correlate(1, image, prepare(kernel)) * upper)
+
+    grad = jax.value_and_grad(sums, (0, 1))
+    value, derivatives = grad(image, kernel, _correlation.prepare)
+    plain, expected = grad(image, kernel, lambda kernel: kernel)
+    assert isinstance(_correlation.prepare(kernel), tuple) == (size == 5)
+    assert value == plain
+    for a, b in zip(derivatives, expected, strict=True):
+        assert distance(a, b) < 1e-6
+
+
+def test_a_prepared_network_is_the_network():
+    sizes = ((12, 12, 16), ep.Convolution(4, 5, pool="max"), 3)
+    net = ep.HopfieldEnergy(sizes, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), sizes[0])
+    s = tuple(jnp.full(shape, 0.3) for shape in net.shapes[1:])
+    for a, b in zip(net.prepared().velocity(x, s), net.velocity(x, s), strict=True):
+        assert distance(a, b) < 1e-6
 
 
 def test_a_batch_is_its_examples():

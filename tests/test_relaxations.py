@@ -259,6 +259,30 @@ def test_steps_add_up(steps):
     assert (at_once.steps == steps).all()
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+def test_sweeps_add_up(steps, backward):
+    """So do sweeps, whose loop begins in the middle of one; and what they report."""
+    image = ((6, 6, 1), ep.Convolution(3, 3, pool="max"), ep.Convolution(2, 2), 4)
+    net = ep.HopfieldEnergy(image, key=jax.random.key(0), output=ep.identity)
+    x = jax.random.normal(jax.random.key(1), (5, 6, 6, 1), float)
+    problem = dict(cost=ep.SquaredError(), y=jnp.ones((5, 4)), beta=0.5)
+    at_once = ep.relax(net, x, ep.Sweep(steps, backward=backward), **problem)
+    state = None
+    for _ in range(steps):
+        one = ep.relax(net, x, ep.Sweep(1, backward=backward), state=state, **problem)
+        state = one.state
+    stopping = ep.relax(net, x, ep.Sweep(steps, 1e-300, backward), **problem)
+    for other in (one, stopping):
+        for a, b in zip(at_once.state, other.state, strict=True):
+            np.testing.assert_allclose(a, b, atol=IDENTITY)
+        np.testing.assert_allclose(at_once.residual, other.residual, atol=IDENTITY)
+    assert (at_once.steps == steps).all()
+    settled = np.asarray(at_once.residual) < np.finfo(float).eps ** 0.5
+    np.testing.assert_array_equal(at_once.status == ep.Status.settled, settled)
+
+
 def test_zero_steps_leave_the_state_and_measure_it():
     """steps=0 returns the state it was given with its residual."""
     net = hopfield(activation=ep.tanh)

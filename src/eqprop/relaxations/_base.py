@@ -6,6 +6,7 @@ there is a tolerance, and says of each example how it ended.
 """
 
 import abc
+import dataclasses
 import enum
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +68,13 @@ class Dynamics(eqx.Module):
     y: Any
     beta: Any
 
+    def prepared(self) -> "Dynamics":
+        """For many steps: with what the system's `prepared()` makes of it, if any."""
+        prepare = getattr(self.system, "prepared", None)
+        if prepare is None:
+            return self
+        return dataclasses.replace(self, system=prepare())
+
     def velocity(self, s: State) -> State:
         """velocity(x, s) − β ∂C(readout(s), y)/∂s."""
         free = self.system.velocity(self.x, s)
@@ -110,6 +118,7 @@ class AbstractRelaxation(eqx.Module):
         self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
     ) -> Equilibrium:
         """Step one example until it has settled or the steps have run out."""
+        dynamics = dynamics.prepared()
 
         def step(state, t):
             return self.step_number(t, dynamics, state, key)
@@ -119,7 +128,7 @@ class AbstractRelaxation(eqx.Module):
             _, residual = step(s, 0)
             return self._result((s, s, s), jnp.array(0), residual)
         if self.tol is None:
-            return self._settle_steps(step, s)
+            return self._settle_steps(dynamics, s, key)
         return self._settle_tolerance(step, s, self.tol)
 
     def settle_batch(
@@ -140,8 +149,14 @@ class AbstractRelaxation(eqx.Module):
         axes = (0, 0, 0, 0 if beta.ndim else None, 0)
         return jax.vmap(settle, in_axes=axes)(x, y, state, beta, keys)
 
-    def _settle_steps(self, step: Callable, s: State) -> Equilibrium:
-        """Exactly `steps` steps; only the last two are measured."""
+    def _settle_steps(
+        self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
+    ) -> Equilibrium:
+        """Exactly `steps` ≥ 1 steps; only the last two are measured."""
+
+        def step(state, t):
+            return self.step_number(t, dynamics, state, key)
+
         tail = min(2, self.steps)
         head = self.steps - tail
         start = jax.lax.fori_loop(0, head, lambda t, u: step(u, t)[0], s)

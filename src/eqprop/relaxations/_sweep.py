@@ -13,7 +13,12 @@ from jaxtyping import Array
 
 from ..systems._base import Block, State
 from ..systems._total_energy import has_total_energy
-from ._base import AbstractRelaxation, Dynamics, check_hyperparameters
+from ._base import (
+    AbstractRelaxation,
+    check_hyperparameters,
+    Dynamics,
+    Equilibrium,
+)
 from ._euler import largest
 
 
@@ -58,33 +63,77 @@ class Sweep(AbstractRelaxation):
     def step(self, dynamics: Dynamics, s: State, key):
         del key
         residuals = []
-        blocks = _blocks(dynamics.system, s)
-        for block in reversed(blocks) if self.backward else blocks:
-            old = _leaves(block, s)
-            velocity = _leaves(block, dynamics.velocity(s))
-            curvature = [
-                a + c
-                for a, c in zip(
-                    _curvature(block, dynamics.x, s, len(old)),
-                    _cost_curvature(dynamics, block, s),
-                    strict=True,
-                )
-            ]
-            moved = [
-                u + self.omega * v / a
-                for u, v, a in zip(old, velocity, curvature, strict=True)
-            ]
-            new = _leaves(block, dynamics.system.project(_replace(block, s, moved)))
-            residuals.append(
-                largest(
-                    [
-                        a * (n - u) / self.omega
-                        for a, n, u in zip(curvature, new, old, strict=True)
-                    ]
-                )
-            )
-            s = _replace(block, s, new)
+        for block in self._turns(dynamics, s):
+            s, residual = self._update(block, dynamics, s)
+            residuals.append(residual)
         return s, jnp.max(jnp.stack(residuals))
+
+    def _turns(self, dynamics: Dynamics, s: State) -> tuple[Block, ...]:
+        blocks = _blocks(dynamics.system, s)
+        return blocks[::-1] if self.backward else blocks
+
+    def _update(
+        self, block: Block, dynamics: Dynamics, s: State
+    ) -> tuple[State, Array]:
+        """Solve one block; the residual is what it saw."""
+        old = _leaves(block, s)
+        velocity = _leaves(block, dynamics.velocity(s))
+        curvature = [
+            a + c
+            for a, c in zip(
+                _curvature(block, dynamics.x, s, len(old)),
+                _cost_curvature(dynamics, block, s),
+                strict=True,
+            )
+        ]
+        moved = [
+            u + self.omega * v / a
+            for u, v, a in zip(old, velocity, curvature, strict=True)
+        ]
+        new = _leaves(block, dynamics.system.project(_replace(block, s, moved)))
+        residual = largest(
+            [
+                a * (n - u) / self.omega
+                for a, n, u in zip(curvature, new, old, strict=True)
+            ]
+        )
+        return _replace(block, s, new), residual
+
+    def _settle_steps(self, dynamics: Dynamics, s: State, key) -> Equilibrium:
+        """Exactly `steps` sweeps, in a loop that begins after the first block's turn.
+
+        What the other blocks get from the first one, e.g. its convolution, the first
+        block's next turn needs again for the way back through a pooling.  The compiler
+        computes it once where both stand in the loop's body, in this order.
+        """
+        del key
+        first, *rest = self._turns(dynamics, s)
+
+        def turn(block, s):
+            moved, residual = self._update(block, dynamics, s)
+            return jax.tree.map(lambda n, u: n.astype(u.dtype), moved, s), residual
+
+        def others(s):
+            residuals = []
+            for block in rest:
+                s, residual = turn(block, s)
+                residuals.append(residual)
+            return s, residuals
+
+        def sweep(_, carry):
+            end, _ = others(carry[0])
+            return turn(first, end)[0], end
+
+        started, residual = turn(first, s)
+        carry = (started, s)
+        started, before = jax.lax.fori_loop(0, max(self.steps - 2, 0), sweep, carry)
+        previous = before
+        if self.steps > 1:
+            previous, _ = others(started)
+            started, residual = turn(first, previous)
+        last, residuals = others(started)
+        residual = jnp.max(jnp.stack([residual, *residuals]))
+        return self._result((last, previous, before), jnp.array(self.steps), residual)
 
 
 def _leaves(block: Block, s: State) -> list[Array]:

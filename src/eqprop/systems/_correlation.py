@@ -28,6 +28,7 @@ times slower within a loop.
 
 import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,25 +45,50 @@ KERNELS = (3, 4, 5)
 FEW_CHANNELS = 16
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def correlate(stride: int, image: Image, kernel: Kernel) -> Image:
+class Prepared(NamedTuple):
+    """A kernel, and what all correlations with it share."""
+
+    kernel: Kernel
+    values: Inexact[Array, "a a n_in n_out"]
+    """at the points of Winograd's form"""
+
+
+def prepare(kernel: Kernel) -> Kernel | Prepared:
+    """The kernel for many correlations: what XLA would move out of a loop only if it
+    stood in the loop's body once."""
+    if not _has_points(kernel):
+        return kernel
+    return Prepared(kernel, _kernel_values(kernel))
+
+
+def correlate(stride: int, image: Image, kernel: Kernel | Prepared) -> Image:
     """Σ_{i,j,c} image[p·stride + i, q·stride + j, c] kernel[i, j, c, :]."""
+    values = None
+    if isinstance(kernel, Prepared):
+        kernel, values = kernel
+    return _correlate(stride, image, kernel, values)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _correlate(stride: int, image: Image, kernel: Kernel, values: Any) -> Image:
     if _tiled(stride, image, kernel):
-        return _winograd(image, _kernel_values(kernel))
+        return _winograd(image, _kernel_values(kernel) if values is None else values)
     few = image.shape[-1] < FEW_CHANNELS and not jnp.iscomplexobj(image)
     return (_patches if _on_cpu() and not few else _convolve)(stride, image, kernel)
 
 
 def _correlate_jvp(stride: int, primals, tangents):
-    (image, kernel), (image_dot, kernel_dot) = primals, tangents
+    # Values at points follow from the kernel, which carries the whole tangent.
+    (image, kernel, values), (image_dot, kernel_dot, _) = primals, tangents
     form = _patches if _on_cpu() else _convolve
     apply = functools.partial(form, stride, kernel=kernel)
     if _tiled(stride, image, kernel):
-        values = _kernel_values(kernel)  # once for both directions
+        if values is None:
+            values = _kernel_values(kernel)  # once for both directions
         apply = functools.partial(_winograd, kernels=values)
         value = apply(image)
     else:
-        value = correlate(stride, image, kernel)
+        value = _correlate(stride, image, kernel, values)
     along = jnp.zeros_like(value)
     if not isinstance(image_dot, SymbolicZero):
         along = along + apply(image_dot)
@@ -71,7 +97,7 @@ def _correlate_jvp(stride: int, primals, tangents):
     return value, along
 
 
-correlate.defjvp(_correlate_jvp, symbolic_zeros=True)
+_correlate.defjvp(_correlate_jvp, symbolic_zeros=True)
 
 
 def windows(image: Image, size: int, stride: int) -> list[Image]:
@@ -93,16 +119,23 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _tiled(stride: int, image: Image, kernel: Kernel) -> bool:
-    """Whether Winograd's form is the fastest: more than one tile, of many channels."""
-    size = kernel.shape[0]
+def _has_points(kernel: Kernel) -> bool:
+    """Whether Winograd's form is there, and worth it for many channels."""
     return (
         _on_cpu()
+        and kernel.shape[0] in KERNELS
+        and kernel.shape[2] >= FEW_CHANNELS
+        and kernel.dtype == jnp.float32
+    )
+
+
+def _tiled(stride: int, image: Image, kernel: Kernel) -> bool:
+    """Whether that form is the fastest: there must be more than one tile."""
+    return (
+        _has_points(kernel)
         and stride == 1
-        and size in KERNELS
         and image.dtype == jnp.float32
-        and min(image.shape[:2]) - size + 1 > TILE
-        and image.shape[-1] >= FEW_CHANNELS
+        and min(image.shape[:2]) - kernel.shape[0] + 1 > TILE
     )
 
 
@@ -148,8 +181,7 @@ def _winograd(image: Image, kernels: Inexact[Array, "a a n_in n_out"]) -> Image:
 
 def _kernel_values(kernel: Kernel) -> Inexact[Array, "a a n_in n_out"]:
     """The kernel at each pair of points."""
-    _, weights, _ = _transforms(TILE + len(kernel) - 1)
-    both = np.einsum("pi,qj->pqij", weights, weights).astype(kernel.dtype)
+    both = _kernel_transform(TILE + len(kernel) - 1, np.dtype(kernel.dtype))
     return jax.lax.dot_general(both, kernel, (((2, 3), (0, 1)), ((), ())))
 
 
@@ -178,6 +210,13 @@ def _pieces(image: Array, axis: int, overlap: int) -> list[Array]:
 def _split(array: Array, axis: int) -> list[Array]:
     parts = jax.lax.split(array, (1,) * array.shape[axis], axis)
     return [jnp.squeeze(part, axis) for part in parts]
+
+
+@functools.cache
+def _kernel_transform(count: int, dtype: np.dtype) -> np.ndarray:
+    """Of both axes: one array, by which the compiler knows equal products in a loop."""
+    _, weights, _ = _transforms(count)
+    return np.einsum("pi,qj->pqij", weights, weights).astype(dtype)
 
 
 @functools.cache

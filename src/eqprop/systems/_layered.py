@@ -5,7 +5,7 @@ prediction is the output layer.  Hopfield, prototypical and leaky networks diffe
 what they make of the drive that a layer gets from its neighbours, and share the rest.
 """
 
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import equinox as eqx
 import jax
@@ -123,6 +123,15 @@ class Layered(eqx.Module):
             drives[k] = drives[k] + back
             drives.append(forward + self.biases[k + 1])
         return tuple(drives)
+
+    def prepared(self) -> Self:
+        """The same network for many steps: what depends on weights alone is computed.
+
+        Its weights are for its own methods only.
+        """
+        pairs = zip(self.links, self.weights, strict=True)
+        weights = tuple(link.prepared(weight) for link, weight in pairs)
+        return eqx.tree_at(lambda system: system.weights, self, weights)
 
     def feedback(self, k: int) -> Array:
         """The weights, shaped like those of layer k + 1, by which layer k hears it."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ._correlation import correlate, Image, Kernel, windows
+from ._correlation import correlate, Image, Kernel, prepare, Prepared, windows
 from ._initializers import Initializer
 
 Pool = Literal["max", "average", "softmax"]
@@ -45,6 +45,10 @@ class Dense:
     ) -> tuple[Array, Array]:
         """Weight and bias over a layer of shape `below`."""
         return initializer(key, math.prod(below), self.units)
+
+    def prepared(self, weight: Array) -> Array:
+        """The weight, of which nothing is to be computed once."""
+        return weight
 
     def forward(self, weight: Array, lower: Array) -> Array:
         """r W."""
@@ -158,15 +162,23 @@ class Convolution:
         shape = (self.kernel, self.kernel, below[2], self.channels)
         return weight[:, : self.channels].reshape(shape), bias[: self.channels]
 
-    def forward(self, weight: Kernel, lower: Image) -> Image:
+    def prepared(self, weight: Kernel) -> Kernel | Prepared:
+        """The weight for many passes, in the same place of the methods below."""
+        return prepare(weight)
+
+    def forward(self, weight: Kernel | Prepared, lower: Image) -> Image:
         """𝒫(W ⋆ r)."""
         return self.pooled(self.linear(weight, lower))
 
     def both(
-        self, weight: Kernel, feedback: Kernel, lower: Image, upper: Image
+        self,
+        weight: Kernel | Prepared,
+        feedback: Kernel | Prepared,
+        lower: Image,
+        upper: Image,
     ) -> tuple[Image, Image]:
         """Forward, and backward Bᵀ ⋆ 𝒫⁻¹(u): unpooled where W ⋆ r says."""
-        dtype = jnp.result_type(weight, feedback, lower, upper)
+        dtype = jnp.result_type(*jax.tree.leaves((weight, feedback, lower, upper)))
         lower, upper = lower.astype(dtype), upper.astype(dtype)
         if feedback is weight:  # so that what both need of W is computed once
             forward, back = jax.vjp(lambda r: self.forward(weight, r), lower)
@@ -175,10 +187,11 @@ class Convolution:
         _, back = jax.vjp(lambda r: self.linear(feedback, r), lower)
         return forward, back(*unpool(upper))[0]
 
-    def linear(self, weight: Kernel, lower: Image) -> Image:
+    def linear(self, weight: Kernel | Prepared, lower: Image) -> Image:
         """W ⋆ r, without pooling."""
-        dtype = jnp.result_type(weight, lower)
-        image, kernel = jnp.asarray(lower, dtype), jnp.asarray(weight, dtype)
+        dtype = jnp.result_type(*jax.tree.leaves((weight, lower)))
+        image = jnp.asarray(lower, dtype)
+        kernel = jax.tree.map(lambda w: jnp.asarray(w, dtype), weight)
         margin = (self.padding, self.padding, 0)
         zero = jnp.zeros((), dtype)
         image = jax.lax.pad(image, zero, (margin, margin, (0, 0, 0)))
