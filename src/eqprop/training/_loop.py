@@ -25,7 +25,9 @@ from ..relaxations import AbstractRelaxation, initial_state, Status
 from ..systems import AbstractSystem, batch_costs
 from . import _devices, _processes
 from ._measures import (
+    all_finite,
     measure_change,
+    no_change,
     measure_states,
     measure_step,
     STATE_SUMS,
@@ -233,18 +235,9 @@ class Trainer(eqx.Module):
         if self.on_unsettled == "error":
             wrong |= unsettled
 
-        model = (state.system, state.cost)
-        params = eqx.filter(model, eqx.is_inexact_array)
-        updates, optimizer_state = self.optimizer.update(
-            grads, state.optimizer_state, params
-        )
-        healthy = _finite((gradient.loss, grads, updates)) & ~jnp.any(wrong)
-        # A failed step changes nothing, so that what is saved is still good.  (Choosing
-        # by `where` would be another pass over memory.)
-        updates, optimizer_state = jax.lax.cond(
-            healthy,
-            lambda: (updates, optimizer_state),
-            lambda: (jax.tree.map(jnp.zeros_like, updates), state.optimizer_state),
+        healthy = all_finite((gradient.loss, grads)) & ~jnp.any(wrong)
+        system, cost, optimizer_state, change, healthy = self._move(
+            state, grads, healthy
         )
         kept_particles = state.particles
         if "train" in kept_particles:
@@ -257,9 +250,8 @@ class Trainer(eqx.Module):
                 gradient.equilibrium.state,
             )
             kept_particles = kept_particles | {"train": settled}
-        system, cost = eqx.apply_updates(model, updates)
         batch = measure_step(state.system, state.cost, gradient, y, kept, used)
-        batch |= measure_change(state.step, params, updates)
+        batch |= change
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)
             for name, value in batch.items()
@@ -276,6 +268,30 @@ class Trainer(eqx.Module):
             dt=state.dt,
         )
         return _devices.hold_state(moved, self.mesh)
+
+    def _move(self, state: TrainState, grads: PyTree, healthy: Array) -> tuple:
+        """Model and optimizer after a healthy step, the change, and its health.
+
+        A failed step changes nothing, so that what is saved is still good; of an
+        update that overflows, of a finite gradient, only the optimizer knows.  (It
+        stands within the branch: choosing between its results and what was there
+        before would be another pass over memory.)
+        """
+        params, rest = eqx.partition((state.system, state.cost), eqx.is_inexact_array)
+        before = state.optimizer_state
+
+        def move():
+            updates, after = self.optimizer.update(grads, before, params)
+            change = measure_change(state.step, params, updates)
+            fits = all_finite(updates)
+            updates = jax.tree.map(lambda u: jnp.where(fits, u, 0), updates)
+            return optax.apply_updates(params, updates), after, change, fits
+
+        def stay():
+            return params, before, no_change(params), jnp.array(False)
+
+        moved, optimizer_state, change, healthy = jax.lax.cond(healthy, move, stay)
+        return *eqx.combine(moved, rest), optimizer_state, change, healthy
 
 
 @eqx.filter_jit
@@ -377,16 +393,3 @@ def _evaluate(system, cost, relaxation, x, y, particles, precision, mesh):
 
 def _take(tree: PyTree[Array], index: Array) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), tree)
-
-
-def _finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether all numbers are, by their sums over the last axis.
-
-    Those are products of matrices, which XLA computes three times faster on CPUs.
-    """
-    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(tree)]
-    sums = [
-        jnp.matmul(leaf, jnp.ones(leaf.shape[-1], leaf.dtype), precision="highest")
-        for leaf in leaves
-    ]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in sums]))
