@@ -14,7 +14,7 @@ from eqprop.cli import main
 from eqprop.demonstrations import Curve, DEMONSTRATIONS, Demonstration, Panel
 from eqprop.papers import ITEMS, KEPT, Published, Trained, verdict, write_page
 from eqprop.papers._demonstrated import Demonstrated
-from eqprop.papers._trained import alignment
+from eqprop.papers._trained import alignment, settled_version
 from eqprop.recipes import Recipe
 from eqprop.runs import RunDirectory, train
 from eqprop.training import Leaky
@@ -173,6 +173,52 @@ def test_a_training_uses_what_is_there(training, tmp_path, capsys):
     assert str(tmp_path) not in page
     assert main(["reproduce", *options]) == 0
     assert ours in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_settled_version_stands_beside_the_whole(training, tmp_path, capsys):
+    """With runs, a record and rows of its own, and a command that makes it again."""
+    options = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    assert main(["reproduce", "D.tiny", *options]) == 0
+    assert main(["reproduce", "D.tiny", "--settled", *options]) == 0
+    assert main(["reproduce", "D.tiny", "--settled", "--quick", *options]) == 0
+    whole, settled = (
+        json.loads((tmp_path / "out" / f"D.tiny{end}.json").read_text(encoding="utf-8"))
+        for end in ("", ".settled")
+    )
+    frees = [record["config"]["estimator"].pop("free") for record in (whole, settled)]
+    assert [free["type"] for free in frees] == ["Euler", "Sweep"]
+    assert frees[1]["tol"] == 1e-4
+    assert frees[1]["steps"] == frees[0]["steps"]
+    assert whole["config"] == settled["config"]
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| [D.tiny](#dtiny) |" in page
+    assert "| [D.tiny.settled](#dtinysettled) |" in page
+    assert "`eqprop reproduce D.tiny --settled`" in page
+    assert "### D.tiny.settled.quick" in page.partition("## Quick versions")[2]
+    capsys.readouterr()
+    assert main(["reproduce", *options, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["items"]
+    assert listed["D.tiny.settled"]["verdict"] == "one seed"
+
+
+@pytest.mark.parametrize(
+    "name", [item.recipe for item in ITEMS.values() if isinstance(item, Trained)]
+)
+def test_settled_versions_end_at_a_fixed_point_of_the_recipes_dynamics(name):
+    """All examples settle within T sweeps; nothing else of the recipe has changed."""
+    config = recipes.recipe(name).config
+    found = settled_version(config)
+    rules = (config.estimator, found.estimator)
+    assert dataclasses.replace(rules[1], free=rules[0].free) == rules[0]
+    assert dataclasses.replace(found, estimator=rules[0]) == config
+    assert rules[1].free.steps == rules[0].free.steps
+    shape = (16, 16) if getattr(config.model, "convolutions", ()) else (64,)
+    system, _ = config.model.build(shape, 10, jax.random.key(1))
+    x = jax.random.uniform(jax.random.key(2), (4, *shape))
+    ended = ep.relax(system, x, rules[1].free)
+    assert (np.asarray(ended.status) == ep.Status.settled).all()
+    theirs = ep.Euler(getattr(rules[0].free, "dt", 1.0), steps=0)
+    assert ep.relax(system, x, theirs, state=ended.state).residual.max() < 1e-3
 
 
 def test_runs_of_another_configuration_are_refused(training, tmp_path, capsys):

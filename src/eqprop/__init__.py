@@ -91,6 +91,7 @@ from .training import (
     Fit as Fit,
     fit as fit,
     Hopfield as Hopfield,
+    ImageAugmentation as ImageAugmentation,
     Leaky as Leaky,
     Observer as Observer,
     Optimizer as Optimizer,

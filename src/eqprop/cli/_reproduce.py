@@ -18,6 +18,7 @@ from ..papers import (
     quantity,
     read_records,
     seconds,
+    SETTLED,
     Trained,
     write_page,
     write_record,
@@ -42,6 +43,9 @@ class ReproduceOptions(Computing):
     """items, papers or tables (A, D.table1, …: all items that begin so), or all"""
     quick: Flag = False
     """a small version in minutes: few examples, epochs or steps; not the paper's"""
+    settled: Flag = False
+    """of trainings: free phases end once settled, not after the paper's T steps; a
+    fraction of the time, kept as ITEM.settled"""
     seeds: int = 1
     """of each training: seeds 0, 1, …; a comparison needs 3"""
     runs: Path = Path("runs/reproduce")
@@ -86,9 +90,12 @@ def _measure(item: Item, options: ReproduceOptions) -> dict[str, Any]:
     if isinstance(item, Trained):  # its progress bar is sign enough
         sign = prints_aside()
     with prints_aside(), sign, each_run() as watch:
-        context = Context(drawn, options.runs, options.seeds, options.quick, watch)
+        context = Context(
+            *(drawn, options.runs, options.seeds, options.quick, options.settled),
+            observer=watch,
+        )
         record = json.loads(json.dumps(plain(item.measure(context))))
-    drawn.replace(place(options.out, item.name, record["quick"], ".png"))
+    drawn.replace(place(options.out, item.name, record, ".png"))
     write_record(options.out, item.name, record)
     write_page(options.out)
     return record
@@ -110,12 +117,16 @@ def _list(options: ReproduceOptions) -> int:
     if here:  # its page may be of other items, or of another version
         write_page(options.out)
     records = read_records(KEPT) | here
-    rows = {name: _row(item, records.get(name)) for name, item in ITEMS.items()}
+    rows, of = {}, {}
+    for item in ITEMS.values():
+        for name in (item.name, f"{item.name}{SETTLED}"):
+            if name == item.name or name in records:
+                rows[name], of[name] = _row(item, records.get(name)), item.paper
     if options.json:
         print_json({"items": rows})
         return 0
     for paper, title in PAPERS.items():
-        shown = [(n, *r.values()) for n, r in rows.items() if ITEMS[n].paper == paper]
+        shown = [(n, *r.values()) for n, r in rows.items() if of[n] == paper]
         if shown:
             columns = ("item", "what it shows", "published", "time", "ours", "verdict")
             table(title, columns, shown)

@@ -16,6 +16,7 @@ from ._records import (
     KEPT as KEPT,
     place as place,
     read_records as read_records,
+    SETTLED as SETTLED,
     write_record as write_record,
 )
 from ._trained import Trained as Trained

@@ -1,7 +1,6 @@
 """Items that are claims: a function measures each."""
 
 import dataclasses
-import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +18,11 @@ class Demonstrated(Item):
 
     def measure(self, context: Context) -> dict[str, Any]:
         began = time.perf_counter()
-        takes = "quick" in inspect.signature(self.function).parameters
-        found = self.function(quick=context.quick) if takes else self.function()
+        found = self.function(quick=context.quick)
         found.plot(context.figure)
         return {
             **found.record(),
-            "quick": context.quick and takes,
+            "quick": context.quick,
             "seconds": round(time.perf_counter() - began, 1),
             "environment": machine(environment()),
         }

@@ -23,6 +23,7 @@ class Context:
     - `runs`: the folder that keeps training runs, one folder an item.
     - `seeds`: of a training: 0, 1, ….
     - `quick`: a small version in minutes, which is not the paper's.
+    - `settled`: of a training: free phases end once they have settled.
     - `observer`: makes the observer of the run in a directory.
     """
 
@@ -30,6 +31,7 @@ class Context:
     runs: Path
     seeds: int = 1
     quick: bool = False
+    settled: bool = False
     observer: Callable[[Path], Observer] | None = None
 
 
@@ -62,6 +64,8 @@ class Item(abc.ABC):
         words = ["eqprop", "reproduce", self.name]
         if len(record.get("seeds", ())) > 1:
             words += ["--seeds", str(len(record["seeds"]))]
+        if record.get("settled"):
+            words += ["--settled"]
         return " ".join([*words, "--quick"] if record.get("quick") else words)
 
     @abc.abstractmethod

@@ -5,8 +5,8 @@ from typing import Any
 
 from ._item import Item
 from ._items import ITEMS, PAPERS
-from ._records import QUICK, read_records
-from ._trained import Trained
+from ._records import QUICK, read_records, SETTLED, version
+from ._trained import TOLERANCE, Trained
 from ._verdict import ERRORS, Published, SEEDS
 
 TABLE = "README.md"
@@ -21,6 +21,10 @@ the published number, whose spread counts in full because the number of runs beh
 is not known. *better*, *differs*: further below or above. *one seed*: fewer than
 {SEEDS}. *no reference*: the paper's number is not known to us. *holds*: a claim that
 was measured and found true. Times of what was not run are expectations for two cores.
+
+*settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
+over-relaxed where there is an energy, T of them at most; the nudged phase and all else
+are the paper's. This takes a fraction of the time of T steps.
 
 Where a published number comes from: [P] the paper's text, [C] the authors' code or its
 comments, [L] a log in their repository, [S] a secondary source that quotes the paper,
@@ -42,21 +46,34 @@ def write_page(folder: Path) -> Path:
     for paper, items in groups.items():
         if items:
             lines += [f"## {_title(paper)}", ""]
-            lines += _rows([row for i in items for row in rows(i, records.get(i.name))])
+            lines += _rows([row for item in items for row in _of(item, records)])
             lines += [""]
     for item in ITEMS.values():
-        if item.name in records:
-            lines += details(item, records[item.name], item.name)
-    quick = [i for i in ITEMS.values() if f"{i.name}{QUICK}" in records]
+        for name in (item.name, f"{item.name}{SETTLED}"):
+            if name in records:
+                lines += details(item, records[name], name)
+    small = (QUICK, f"{SETTLED}{QUICK}")
+    quick = [
+        (item, f"{item.name}{end}")
+        for item in ITEMS.values()
+        for end in small
+        if f"{item.name}{end}" in records
+    ]
     if quick:
         lines += ["## Quick versions", ""]
         lines += ["Few examples, epochs or steps: not comparable with the papers.", ""]
-    for item in quick:
-        name = f"{item.name}{QUICK}"
+    for item, name in quick:
         lines += details(item, records[name], name)
     page = folder / TABLE
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return page
+
+
+def _of(item: Item, records: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of an item, and of its settled version if there is one."""
+    settled = records.get(f"{item.name}{SETTLED}")
+    found = rows(item, records.get(item.name))
+    return found if settled is None else found + rows(item, settled)
 
 
 def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
@@ -67,7 +84,8 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
             published = "; ".join(map(quantity, item.published)) or "not published"
         expected = f"≈ {duration(60 * item.minutes)}"
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
-    name = f"[{item.name}](#{_anchor(item.name)})"
+    whole = item.name + version(record.get("settled", False), False)
+    name = f"[{whole}](#{_anchor(whole)})"
     took = duration(seconds(record))
     if not isinstance(item, Trained):
         mark = item.verdict(record)

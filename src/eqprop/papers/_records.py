@@ -8,17 +8,23 @@ from typing import Any
 _HERE = Path(__file__).parents[3] / "docs" / "papers"
 KEPT = _HERE if _HERE.is_dir() else Path("docs", "papers")
 """the records of this repository, or of the one that a command is given in"""
-QUICK = ".quick"
+QUICK, SETTLED = ".quick", ".settled"
 
 
-def place(folder: Path, name: str, quick: bool, end: str) -> Path:
-    """The file of an item; a quick version never overwrites the whole one."""
-    return folder / f"{name}{QUICK if quick else ''}{end}"
+def version(settled: bool, quick: bool) -> str:
+    """What is added to an item's name: no version takes the place of another."""
+    return (SETTLED if settled else "") + (QUICK if quick else "")
+
+
+def place(folder: Path, name: str, record: dict[str, Any], end: str) -> Path:
+    """The file of an item's record."""
+    added = version(record.get("settled", False), record["quick"])
+    return folder / f"{name}{added}{end}"
 
 
 def write_record(folder: Path, name: str, record: dict[str, Any]) -> Path:
     """Write it whole or not at all."""
-    file = place(folder, name, record["quick"], ".json")
+    file = place(folder, name, record, ".json")
     part = file.with_name(f".{file.name}.{os.getpid()}")
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     part.write_text(text + "\n", encoding="utf-8")
@@ -35,5 +41,5 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{file} is no record of an item: {error}") from error
         if isinstance(record, dict):
-            found[file.stem] = {"quick": False, **record}
+            found[file.stem] = {"quick": False, "settled": False, **record}
     return found

@@ -10,11 +10,13 @@ import numpy as np
 from .. import data, recipes
 from .._drawing import COLORS, subplots
 from ..data._download import PUBLISHED
+from ..relaxations import Euler, Sweep
 from ..report._record import mean_and_deviation, number
 from ..runs import complete, load, RunDirectory, TrainingInterrupted
 from ..runs._environment import read_environment
-from ..training import Config, config_to_json, Leaky
+from ..training import Config, config_to_json, Hopfield, Leaky, Prototypical
 from ._item import Context, Item, machine
+from ._records import version
 from ._verdict import Published, verdict
 
 SPLITS = (("train", "train"), ("val", "validation"), ("test", "test"))
@@ -22,6 +24,10 @@ ERRORS = ("train_error", "val_error", "test_error", "test_error_cold")
 TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 QUICK = {"train": 2000, "test": 1000, "epochs": 3}
 """examples and epochs of a quick version"""
+TOLERANCE = 1e-4
+"""velocity below which a settled version's free phase ends"""
+OMEGA = {Hopfield: 1.5, Prototypical: 1.3}
+"""over-relaxation there; 1 where no energy bounds what it does"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,9 @@ class Trained(Item):
         config = recipes.recipe(self.recipe).config
         if context.quick:
             config = quick_version(config, context.runs)
-        place = context.runs / (f"{self.name}.quick" if context.quick else self.name)
+        if context.settled:
+            config = settled_version(config)
+        place = context.runs / (self.name + version(context.settled, context.quick))
         seeds = [
             self._seed(dataclasses.replace(config, seed=seed), place, context)
             for seed in range(context.seeds)
@@ -42,6 +50,7 @@ class Trained(Item):
         record = {
             "recipe": self.recipe,
             "quick": context.quick,
+            "settled": context.settled,
             "config": {k: v for k, v in config_to_json(config).items() if k != "seed"},
             "seeds": seeds,
         }
@@ -174,6 +183,27 @@ def quick_version(config: Config, folder: Path) -> Config:
         _write_few(config.data, file)
     validation = 0.2 if config.validation else 0
     return dataclasses.replace(quick, data=str(file), validation=validation)
+
+
+def settled_version(config: Config) -> Config:
+    """The same training with free phases that end once they have settled.
+
+    Sweeps lead to a fixed point of the same dynamics in a fraction of its steps; T, in
+    sweeps, is the most.  (Where there are several, it need not be the one that steps
+    from the same start lead to.)  Nudged phases, whose K steps truncate the gradient,
+    stay as they are, and so does everything else.
+    """
+    rule = config.estimator
+    free = getattr(rule, "free", None)
+    if not isinstance(free, Euler | Sweep):
+        raise ValueError(
+            f"{type(rule).__name__} has no free phase of Euler steps or sweeps that "
+            "could end once it has settled; leave out --settled"
+        )
+    omega = OMEGA.get(type(config.model), 1.0)
+    omega = free.omega if isinstance(free, Sweep) else omega
+    free = Sweep(free.steps, TOLERANCE, omega=omega)
+    return dataclasses.replace(config, estimator=dataclasses.replace(rule, free=free))
 
 
 def _write_few(name: str, file: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from .. import recipes
 from ..report import draw
 from ..training import (
+    augmentation,
     check_writers,
     Config,
     config_to_json,
@@ -220,6 +221,7 @@ def _start(
         precision=config.precision,
         on_unsettled=config.on_unsettled,
         dt=config.dt,
+        augment=augmentation(config.shift, config.flip, problem.image_shape),
         devices=devices,
     )
     return trainer, trainer.init(problem.system, problem.cost)

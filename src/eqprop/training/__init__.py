@@ -3,6 +3,10 @@
 Fifth stage of the flow: only training knows devices and epochs.
 """
 
+from ._augmentation import (
+    augmentation as augmentation,
+    ImageAugmentation as ImageAugmentation,
+)
 from ._config import (
     Config as Config,
     config_from_json as config_from_json,

@@ -19,6 +19,7 @@ from .._precision import check_precision, Precision
 from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
 from ..relaxations import Euler, Langevin, Sweep
 from ..systems import Convolution
+from ._augmentation import check_augmentation
 from ._models import Hopfield, Model
 from ._faults import check_faults, OnUnsettled, StepSize
 from ._optimizer import check_counts, Optimizer
@@ -50,6 +51,10 @@ class Config:
     """start each free phase from the example's last free equilibrium"""
     shuffle: bool = True
     """visit the examples in a new seeded order in each epoch"""
+    shift: int = 0
+    """move each training image by up to so many pixels each way, anew in each epoch"""
+    flip: bool = False
+    """mirror half of the training images, left for right, anew in each epoch"""
     precision: Precision = "float32"
     """operands of matrix products; states, parameters and sums stay float32"""
     on_unsettled: OnUnsettled = "warn"
@@ -77,6 +82,7 @@ class Config:
                 raise ValueError(f"{name} is {found}; give {wanted}")
         _encode(self.estimator)
         check_precision(self.precision)
+        check_augmentation(self.shift, self.flip)
         check_faults(self.on_unsettled, self.dt, self.estimator)
         check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 

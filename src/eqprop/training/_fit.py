@@ -17,9 +17,11 @@ from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
 from ..systems._total_energy import check_total_energy, has_total_energy
 from . import _devices, _processes
+from ._augmentation import Augment, check_augment
 from ._diagnosis import advice, diagnose, diagnose_split, TrainingDiverged
 from ._faults import check_faults, OnUnsettled, StepSize
-from ._loop import evaluate, Examples, metrics, Trainer, TrainState
+from ._loop import evaluate, Examples, Trainer, TrainState
+from ._measures import metrics
 from ._optimizer import check_counts, Optimizer
 
 COLD_EXAMPLES = 1000
@@ -69,6 +71,7 @@ def fit(
     precision: Precision = "float32",
     on_unsettled: OnUnsettled = "warn",
     dt: StepSize = "given",
+    augment: Augment | None = None,
     validation: Examples | None = None,
     test: Examples | None = None,
     observer: Observer | None = None,
@@ -88,6 +91,8 @@ def fit(
       settle, `"mask"` leaves such examples out of the gradient and counts them.
     - `dt`: `"auto"` sets the step size of all Euler phases to 1/λ of the largest
       eigenvalue of the network's Jacobian, anew at the start of each epoch.
+    - `augment`: a function `(x, key) -> x` of one training example, applied anew
+      whenever it is visited, e.g. `ep.ImageAugmentation((28, 28), shift=2)`.
     - `validation`, `test`: pairs `(x, y)` that are evaluated after each epoch.
     - `devices`: how many of this process's devices share each batch; one, or all
       where several processes train together (docs/cluster.md).
@@ -115,6 +120,7 @@ def fit(
         precision=precision,
         on_unsettled=on_unsettled,
         dt=dt,
+        augment=augment,
     )
     _check.check_finite(x=x, y=y, validation=validation, test=test)
     history: list[dict[str, Any]] = []
@@ -136,6 +142,7 @@ def make_trainer(
     devices: int | None = None,
     on_unsettled: OnUnsettled = "warn",
     dt: StepSize = "given",
+    augment: Augment | None = None,
     **settings: Any,
 ) -> Trainer:
     """Put the data on the devices, build the optimizer and check the first batch."""
@@ -163,12 +170,15 @@ def make_trainer(
     settings["estimator"].check_devices(_devices.padded(1, mesh), batch_size)
     if on_unsettled == "mask":
         settings["estimator"] = settled_only(settings["estimator"])
+    if augment is not None:
+        check_augment(augment, x, settings["persistent"])
     trainer = Trainer(
         optimizer=optimizer,
         splits=present,
         batch_size=batch_size,
         on_unsettled=on_unsettled,
         auto_dt=dt == "auto",
+        augment=augment,
         **settings,
     )
     # A model that does not fit its data is an error before anything runs.
@@ -255,7 +265,7 @@ def _progress(trainer: Trainer, state: TrainState, seconds: float) -> dict[str, 
         "step": int(state.step),
         "steps_in_epoch": trainer.steps,
         "seconds": seconds,
-        **metrics(state),
+        **metrics(state.sums),
     }
 
 
@@ -267,7 +277,7 @@ def _record(
     Where states persist, `…_error` is that of the persistent states, as in paper A,
     and `…_error_cold` of the last epoch that of a network which starts anew.
     """
-    record: dict[str, Any] = {"epoch": int(state.epoch) + 1, **metrics(state)}
+    record: dict[str, Any] = {"epoch": int(state.epoch) + 1, **metrics(state.sums)}
     if record["masked"] == trainer.examples:
         raise TrainingDiverged(
             f"no example settled in epoch {record['epoch']}, so that all were left out "

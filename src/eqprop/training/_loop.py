@@ -24,6 +24,7 @@ from ..relaxations._outside import hear
 from ..relaxations import AbstractRelaxation, initial_state, Status
 from ..systems import AbstractSystem, batch_costs
 from . import _devices, _processes
+from ._augmentation import Augment, augmented
 from ._measures import (
     all_finite,
     measure_change,
@@ -77,6 +78,7 @@ class Trainer(eqx.Module):
     precision: str = eqx.field(static=True, default="float32")
     on_unsettled: str = eqx.field(static=True, default="warn")
     auto_dt: bool = eqx.field(static=True, default=False)
+    augment: Augment | None = eqx.field(static=True, default=None)
     mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @property
@@ -179,8 +181,14 @@ class Trainer(eqx.Module):
         start = int(state.step) * self.batch_size
         index = self.order(int(state.epoch))[start : start + self.batch_size]
         index = index[index < self.examples]
-        pair = _take(self.splits["train"], index)
+        pair = self._examples(index, self.step_key(state))
         return *pair, self._particles(state, index), index
+
+    def _examples(self, index: Array, key: PRNGKeyArray) -> Examples:
+        x, y = _take(self.splits["train"], index)
+        if self.augment is not None:
+            x = augmented(self.augment, x, key)
+        return x, y
 
     def step_key(self, state: TrainState) -> PRNGKeyArray:
         """The randomness of the step the state stands at."""
@@ -219,9 +227,9 @@ class Trainer(eqx.Module):
         weight = None
         if empty or self.examples % self.batch_size:
             weight = (index < self.examples).astype(float)
-        x, y = _take(self.splits["train"], index)
-        particles = self._particles(state, index)
         key = self.step_key(state)
+        x, y = self._examples(index, key)
+        particles = self._particles(state, index)
         gradient = _devices.gradient(
             *(self.mesh, self.rule(state), state.system, state.cost),
             *(x, y, particles, key, weight),
@@ -317,24 +325,6 @@ def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainSta
 
     step = rounded(body, trainer.precision)
     return eqx.combine(jax.lax.while_loop(running, step, arrays), static)
-
-
-def metrics(state: TrainState) -> dict[str, Any]:
-    """Means over the epoch so far, as plain numbers."""
-    sums = {name: np.asarray(value) for name, value in state.sums.items()}
-    examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
-    error = float(sums["errors"]) / examples
-    used = max(float(sums["used"]), 1)
-    return {
-        "loss": float(sums["loss"]) / used,
-        "train_error": None if np.isnan(error) else error,
-        "steps": float(sums["steps"]) / examples,
-        "settled": float(sums["settled"]) / examples,
-        "oscillating": float(sums["oscillating"]) / examples,
-        "masked": int(sums["examples"] - sums["used"]),
-        "residual": float(sums["residual"]) / examples,
-        "relative_change": (sums["change"] / changes).tolist(),
-    }
 
 
 def evaluate(

@@ -1,11 +1,13 @@
 """What the loop measures of a step: errors, and how much the weights changed."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..costs import outputs_of
@@ -55,6 +57,24 @@ def zero_sums(weights: int) -> dict[str, Array]:
     """The sums of an epoch before its first step."""
     names = ("examples", "used", "changes", *STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
+
+
+def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the epoch so far, as plain numbers."""
+    sums = {name: np.asarray(value) for name, value in sums.items()}
+    examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
+    error = float(sums["errors"]) / examples
+    used = max(float(sums["used"]), 1)
+    return {
+        "loss": float(sums["loss"]) / used,
+        "train_error": None if np.isnan(error) else error,
+        "steps": float(sums["steps"]) / examples,
+        "settled": float(sums["settled"]) / examples,
+        "oscillating": float(sums["oscillating"]) / examples,
+        "masked": int(sums["examples"] - sums["used"]),
+        "residual": float(sums["residual"]) / examples,
+        "relative_change": (sums["change"] / changes).tolist(),
+    }
 
 
 def measure_step(system, cost, gradient, y, kept, used) -> dict[str, Array]:
