@@ -1,5 +1,6 @@
 """What is on disk: damage is found, differences are named, nothing is executed."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import eqprop as ep
-from eqprop.runs import RunWarning
+from eqprop.runs import _recorder, RunWarning
 from eqprop.training import config_to_json, load_config
 from eqprop.runs._checkpoints import best_epoch, Checkpoints, DamagedCheckpoint
 from messages import assert_holds, command, refused
@@ -184,6 +185,29 @@ def test_a_checkpoint_of_another_configuration(change, fragments, copied, capsys
     for words in (("eval", copied), ("train", "--resume", copied)):
         message = refused(capsys, *words)
         assert_holds(message, "belongs to another configuration", *fragments)
+
+
+def test_a_checkpoint_from_before_an_option_was_there(tmp_path, monkeypatch):
+    """It meant the option's default, and no other value."""
+    own = _recorder.identity
+
+    def older(config, state):
+        found = own(config, state)
+        del found["config"]["shift"], found["config"]["flip"]
+        return found
+
+    monkeypatch.setattr(_recorder, "identity", older)
+    config = dataclasses.replace(ep.RECIPES["digits"].config, epochs=1)
+    made = ep.train(config, run=tmp_path / "old")
+    monkeypatch.undo()
+    edit(tmp_path / "old", lambda c: [c.pop("shift"), c.pop("flip")])
+    for a, b in zip(
+        ep.load(made.path).system.weights, made.system.weights, strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    edit(tmp_path / "old", lambda c: c.update(shift=1))
+    with pytest.raises(ValueError, match="shift was 0 and is 1"):
+        ep.load(made.path)
 
 
 JUNK = [None, "x", -1, 1.5, [], {}, {"type": "Config"}, [[1]], True, 10**30, ...]

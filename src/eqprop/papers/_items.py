@@ -105,6 +105,10 @@ _D = {
 }
 _OTHERS = (
     (
+        *("D.table1.P-1h-K15", "p-1h-k15", "P-1h with T 40 and an odd K, 15", D_TABLE),
+        *((), 10),
+    ),
+    (
         *("C.fig3", "vf-3h-untied", "vector field, 3 × 512, untied", C_THREE),
         *((C_TEST, ZERO), 250),
     ),

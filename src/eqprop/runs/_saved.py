@@ -66,6 +66,8 @@ def restore(
     """
     now = identity(config, like)
     then = {name: found.record.get(name) for name in now}
+    if isinstance(then["config"], dict):
+        then["config"] = _younger_fields(now["config"]) | then["config"]
     place = f"checkpoint {found.number} of {directory.path}"
     if then["eqprop"] != now["eqprop"]:
         raise ValueError(
@@ -98,6 +100,16 @@ def restore(
     ]
     state = jax.tree.unflatten(tree, leaves)
     return Saved(state, list(found.record["history"]), found.record["seconds"])
+
+
+def _younger_fields(now: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration meant before its fields were added: their defaults."""
+    fields = dataclasses.fields(Config)
+    return {f.name: f.default for f in fields if f.name in now and _is_plain(f.default)}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _kinds(arrays: dict[str, Any]) -> dict[str, str]:
