@@ -105,7 +105,7 @@ _D = {
 }
 _OTHERS = (
     (
-        *("D.table1.P-1h-K15", "p-1h-k15", "P-1h with T 40 and an odd K, 15", D_TABLE),
+        *("D.table1.P-1h-K15", "p-1h-k15", "P-1h with T = 40 and K = 15", D_TABLE),
         *((), 10),
     ),
     (
