@@ -282,18 +282,19 @@ class Trainer(eqx.Module):
 
         A failed step changes nothing, so that what is saved is still good; of an
         update that overflows, of a finite gradient, only the optimizer knows.  (It
-        stands within the branch: choosing between its results and what was there
-        before would be another pass over memory.)
+        stands within the branch, and so do the checks: choosing between its results
+        and what was there before would be another pass over memory.)
         """
         params, rest = eqx.partition((state.system, state.cost), eqx.is_inexact_array)
         before = state.optimizer_state
 
         def move():
             updates, after = self.optimizer.update(grads, before, params)
-            change = measure_change(state.step, params, updates)
-            fits = all_finite(updates)
-            updates = jax.tree.map(lambda u: jnp.where(fits, u, 0), updates)
-            return optax.apply_updates(params, updates), after, change, fits
+            moved = optax.apply_updates(params, updates)
+            fits = all_finite(moved)
+            change = measure_change(state.step, params, moved)
+            moved = jax.lax.cond(fits, lambda: moved, lambda: params)
+            return moved, after, change, fits
 
         def stay():
             return params, before, no_change(params), jnp.array(False)

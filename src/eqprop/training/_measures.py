@@ -25,21 +25,24 @@ def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
     return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
 
 
-def measure_change(step, params, updates) -> dict[str, Array]:
+def measure_change(step, params, moved) -> dict[str, Array]:
     """‖ΔW‖/‖W‖ of every weight, measured at one step in CHANGE_EVERY."""
     pairs = [
-        (p, u)
-        for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
-        if _is_weight(p, params)
+        (old, new)
+        for old, new in zip(
+            jax.tree.leaves(params), jax.tree.leaves(moved), strict=True
+        )
+        if _is_weight(old, params)
     ]
 
     def measure():
         norms = [
-            (jnp.linalg.norm(u.ravel()), jnp.linalg.norm(p.ravel())) for p, u in pairs
+            (jnp.linalg.norm((new - old).ravel()), jnp.linalg.norm(old.ravel()))
+            for old, new in pairs
         ]
         # Weights that are all zero have no relative change: it counts as 0.
-        norms = [jnp.where(p > 0, u / p, 0) for u, p in norms]
-        return {"change": jnp.stack(norms).astype(float), "changes": jnp.ones(())}
+        ratios = [jnp.where(old > 0, change / old, 0) for change, old in norms]
+        return {"change": jnp.stack(ratios).astype(float), "changes": jnp.ones(())}
 
     return jax.lax.cond(step % CHANGE_EVERY == 0, measure, lambda: no_change(params))
 
