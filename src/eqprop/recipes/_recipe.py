@@ -4,9 +4,9 @@ import dataclasses
 import difflib
 
 from ..training import Config
-from . import _digits, _follow_ups, _paper_a, _paper_c, _paper_d, _practice
+from . import _best, _digits, _follow_ups, _paper_a, _paper_c, _paper_d, _practice
 
-_FILES = (_practice, _digits, _paper_a, _paper_c, _paper_d, _follow_ups)
+_FILES = (_practice, _best, _digits, _paper_a, _paper_c, _paper_d, _follow_ups)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""The best results we know how to reach, with and without augmentation.
+
+Rates, widths and augmentations were compared on 10,000 examples kept from the training
+set, or taken over from `mnist-dense` and `mnist-conv`, never chosen by test examples.
+"""
+
+import dataclasses
+
+from ..training import Hopfield, Optimizer
+from . import _practice
+
+_DENSE = _practice.RECIPES["mnist-dense"][0]
+_CONV = _practice.RECIPES["mnist-conv"][0]
+
+
+def _dense(width: int, epochs: int, decay: float = 0.0, **others):
+    rates = Optimizer("adam", (7e-4,), "cosine")
+    if decay:
+        rates = Optimizer("adamw", (7e-4,), "cosine", {"weight_decay": decay})
+    model = Hopfield(hidden=(width,), output="linear", initializer="gain", gain=0.5)
+    return dataclasses.replace(
+        _DENSE, model=model, optimizer=rates, epochs=epochs, **others
+    )
+
+
+def _conv(epochs: int, **others):
+    return dataclasses.replace(_CONV, epochs=epochs, **others)
+
+
+RECIPES = {
+    "best-mnist-dense-shifted": (
+        _dense(2048, 40, shift=1),
+        "784-2048-10, training images moved by up to one pixel",
+        "none",
+        "test error ≤ 1.4 %",
+    ),
+    "best-mnist-conv-shifted": (
+        _conv(15, shift=2),
+        "mnist-conv, longer, training images moved by up to two pixels",
+        "none",
+        "test error ≤ 0.7 %",
+    ),
+}
