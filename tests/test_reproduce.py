@@ -202,7 +202,12 @@ def test_a_settled_version_stands_beside_the_whole(training, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", [item.recipe for item in ITEMS.values() if isinstance(item, Trained)]
+    "name",
+    [
+        item.recipe
+        for item in ITEMS.values()
+        if isinstance(item, Trained) and item.paper != "beyond"  # few sweeps by design
+    ],
 )
 def test_settled_versions_end_at_a_fixed_point_of_the_recipes_dynamics(name):
     """All examples settle within T sweeps; nothing else of the recipe has changed."""
