@@ -72,7 +72,7 @@ class Layer:
 
     −∇^BPTT and Δ^EP: `[times, shown]`, of synapses the sums up to t; `rmse` is the mean
     over the layer, `spread` its standard deviation, `moving` the mean over the units
-    that move in EP, and `half` the mean at β/2.
+    that move in EP, and `half` and `moving_half` the same at β/2.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Layer:
     spread: float
     moving: float
     half: float = float("nan")
+    moving_half: float = float("nan")
 
     @property
     def synapses(self) -> bool:
@@ -148,7 +149,7 @@ def second_phase(
             for group, b in zip(groups, bptt, strict=True)
         ]
     return [
-        dataclasses.replace(layer, half=half.rmse)
+        dataclasses.replace(layer, half=half.rmse, moving_half=half.moving)
         for layer, half in zip(*measured.values(), strict=True)
     ]
 
