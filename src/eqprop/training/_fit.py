@@ -183,7 +183,7 @@ def make_trainer(
     )
     # A model that does not fit its data is an error before anything runs.
     first = jax.tree.map(lambda leaf: leaf[:batch_size], (x, y))
-    eqx.filter_eval_shape(trainer.estimator, system, cost, *first, key=trainer.key)
+    trainer.trace(system, cost, *first)
     # Here, as training is compiled as a whole; away from the start, where much is 0.
     if has_total_energy(system):
         away = relax(system, first[0], Euler(dt=0.1, steps=5)).state

@@ -126,6 +126,18 @@ class Trainer(eqx.Module):
         rows = {name: len(xs[0]) for name, xs in leaves.items()}
         return _devices.collect_state(state, self.mesh, rows)
 
+    def trace(self, system: AbstractSystem, cost: Any, x: Any, y: Any) -> None:
+        """Ask the rule for the shapes of its gradient, as a step does afterwards.
+
+        With a step's own arguments, so that JAX keeps the trace.
+        """
+        given: dict[str, Any] = {"key": self.key}
+        if self.persistent:
+            given["state"] = eqx.filter_eval_shape(initial_state, system, x, None)
+        if self.examples % self.batch_size:
+            given["weight"] = jnp.ones(self.batch_size)
+        eqx.filter_eval_shape(self.estimator, system, cost, x, y, **given)
+
     def rule(self, state: TrainState) -> AbstractEstimator:
         """The learning rule with the step size of the state."""
         return with_dt(self.estimator, state.dt)
