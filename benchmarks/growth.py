@@ -308,6 +308,13 @@ def _growth(plan: Plan, found: list[Settled]) -> str:
     return "–" if len(kept) < 2 else _three(factor(*zip(*kept, strict=True)))
 
 
+def _short(count: float) -> str:
+    """`512`, `66.4k`, `4.2M`."""
+    if count < 1e4:
+        return f"{count:g}"
+    return f"{count / 1e3:.3g}k" if count < 1e6 else f"{count / 1e6:.3g}M"
+
+
 def draw(path: Path, curves: Curves, settled: dict, plan: Plan) -> None:
     """Time and memory above, steps against depth below."""
     from matplotlib.figure import Figure
@@ -329,7 +336,7 @@ def draw(path: Path, curves: Curves, settled: dict, plan: Plan) -> None:
             column[1].plot(sizes, mib, "o-", label=f"{rule}: p = {p[1]:.2f}")
         for panel in column:
             panel.set(xscale="log", yscale="log")
-            panel.set_xticks(sizes, [f"{n:.3g}" for n in sizes], fontsize=8)
+            panel.set_xticks(sizes, [_short(n) for n in sizes], fontsize=8)
             panel.minorticks_off()
             panel.grid(alpha=0.3)
             panel.legend(fontsize=8)
