@@ -39,6 +39,7 @@ def copied(small_run, tmp_path):
         ("train --estimator.bta 0.2", ("--estimator.bta", "--estimator.beta")),
         ("train --beta 0.2", ("--beta", "--estimator.beta")),
         ("train digits --estimator.free.dt 0.5", ("free.dt", "free.steps")),
+        ("train digits-leaky-untied --estimator chl", ("--estimator ep", "asym")),
         ("train --optimizer.name adamm", ("'adamm'", "'adam'")),
         ("train --optimizer.name foo", ("'foo'", "adam")),
         ("train --optimizer.options momentum 0.9", ("'momentum'", "b1, b2")),

@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -91,9 +92,22 @@ def _guarded(argv: list[str]) -> int:
         if isinstance(error, OSError):
             return fail(_reason(error), 2)
         if isinstance(error, ValueError):
-            return fail(str(error), 2)
+            return fail(_in_flags(str(error)), 2)
         where = "EQPROP_DEBUG=1 shows where"
         return fail(f"{type(error).__name__}: {_first_line(error)}; {where}", 1)
+
+
+def _in_flags(message: str) -> str:
+    """A message for users of the library, in the words of the command line."""
+    from ..estimators import ESTIMATORS
+
+    words = {kind.__name__: name for name, kind in ESTIMATORS.items()}
+
+    def flag(found: re.Match) -> str:
+        name = words.get(found[1])
+        return found[0] if name is None else f"--estimator {name}"
+
+    return re.sub(r"\bep\.(\w+)", flag, message)
 
 
 _SMALLER = "use smaller layers, a smaller batch_size or fewer examples"
