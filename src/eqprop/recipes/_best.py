@@ -34,6 +34,12 @@ RECIPES = {
         "none",
         "test error ≤ 1.4 %",
     ),
+    "best-fashion-dense": (
+        _dense(2048, 50, 0.05, data="fashion-mnist"),
+        "784-2048-10 on Fashion-MNIST, weight decay",
+        "none",
+        "test error about 10 %",
+    ),
     "best-mnist-conv-shifted": (
         _conv(15, shift=2),
         "mnist-conv, longer, training images moved by up to two pixels",
