@@ -1,7 +1,9 @@
 """The best results we know how to reach, with and without augmentation.
 
-Rates, widths and augmentations were compared on 10,000 examples kept from the training
-set, or taken over from `mnist-dense` and `mnist-conv`, never chosen by test examples.
+What was compared was compared on 10,000 examples kept from the training set: on MNIST
+shifts of one and two pixels, on Fashion-MNIST mirroring, shifts and widths (none of the
+augmentations helped a dense net there).  All else is that of `mnist-dense` and
+`mnist-conv`, or was set before the first run; no test example chose anything.
 """
 
 import dataclasses
@@ -32,7 +34,7 @@ RECIPES = {
         _dense(2048, 40, shift=1),
         "784-2048-10, training images moved by up to one pixel",
         "none",
-        "test error ≤ 1.4 %",
+        "test error about 1.2 % in 15 minutes",
     ),
     "best-fashion-dense": (
         _dense(2048, 50, 0.05, data="fashion-mnist"),
@@ -44,6 +46,6 @@ RECIPES = {
         _conv(15, shift=2),
         "mnist-conv, longer, training images moved by up to two pixels",
         "none",
-        "test error ≤ 0.7 %",
+        "test error about 0.8 % in an hour and a half",
     ),
 }
