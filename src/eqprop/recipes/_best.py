@@ -40,7 +40,7 @@ RECIPES = {
         _dense(2048, 50, 0.05, data="fashion-mnist"),
         "784-2048-10 on Fashion-MNIST, weight decay",
         "none",
-        "test error about 10 %",
+        "test error about 10.5 % in 20 minutes",
     ),
     "best-mnist-conv-shifted": (
         _conv(15, shift=2),
