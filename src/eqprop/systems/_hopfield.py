@@ -44,6 +44,19 @@ class HopfieldEnergy(Layered, AbstractEnergy):
         leak = sum(0.5 * jnp.sum(layer**2) for layer in s)
         return jnp.asarray(leak - self.synapses(x, self.rates(s)))
 
+    def velocity(self, x: Input, s: Layers) -> Layers:
+        """ρ′(s)∘drive − s (paper A, eq 8), of a subclass's own energy −∂E/∂s.
+
+        Where ρ bends, a sweep's curvature asks for the same drives: written so, the
+        compiler sees that they are the same, and computes them once.
+        """
+        own = (HopfieldEnergy.energy, Layered.synapses)
+        if (type(self).energy, type(self).synapses) != own:
+            return super().velocity(x, s)
+        rates, back = jax.vjp(self.rates, s)
+        forces = back(self.drives(x, rates))[0]
+        return jax.tree.map(jnp.subtract, forces, s)
+
     def project(self, s: Layers) -> Layers:
         return tuple(rho.project(u) for rho, u in zip(self.activations, s, strict=True))
 
