@@ -14,10 +14,11 @@ from eqprop.cli import main
 from eqprop.demonstrations import Curve, DEMONSTRATIONS, Demonstration, Panel
 from eqprop.papers import ITEMS, KEPT, Published, Trained, verdict, write_page
 from eqprop.papers._demonstrated import Demonstrated
-from eqprop.papers._trained import alignment, settled_version
+from eqprop.papers._trained import settled_version
 from eqprop.recipes import Recipe
 from eqprop.runs import RunDirectory, train
-from eqprop.training import Leaky
+from eqprop.training import Hopfield, Leaky
+from eqprop.training._measures import alignment
 
 
 def claimed(holds):
@@ -239,9 +240,27 @@ def test_alignment_of_tied_turned_and_independent_weights():
     for angle, sign in ((0.0, 1), (180.0, -1)):
         system, _ = Leaky(hidden=(6, 5), angle=angle).build((4,), 3, jax.random.key(0))
         found = alignment(system)
-        np.testing.assert_allclose(found["degrees"], 90 - sign * 90, atol=0.1)
+        np.testing.assert_allclose(found["alignment_angle"], 90 - sign * 90, atol=0.1)
         norms = [sign * float((w**2).sum()) for w in system.weights[1:]]
-        np.testing.assert_allclose(found["trace"], norms, rtol=1e-5)
+        np.testing.assert_allclose(found["alignment_trace"], norms, rtol=1e-5)
+    tied, _ = Hopfield(hidden=(6,)).build((4,), 3, jax.random.key(0))
+    assert alignment(tied) == {}
+
+
+def test_traces_of_untied_weights_are_kept_for_every_epoch(training, tmp_path):
+    """The last ones are those of the network that the run ends with."""
+    place = tmp_path / "runs"
+    options = ["--out", str(tmp_path / "out"), "--runs", str(place)]
+    assert main(["reproduce", "D.tiny", *options]) == 0
+    file = tmp_path / "out" / "D.tiny.json"
+    (seed,) = json.loads(file.read_text(encoding="utf-8"))["seeds"]
+    assert np.shape(seed["traces"]) == (training.epochs, 1)
+    assert seed["traces"][0] != seed["traces"][1]
+    expected = alignment(ep.load(place / "D.tiny" / "seed0").system)
+    np.testing.assert_allclose(seed["alignment"]["trace"], expected["alignment_trace"])
+    np.testing.assert_allclose(
+        seed["alignment"]["degrees"], expected["alignment_angle"]
+    )
 
 
 VALUE = Published("test_error", 2.0, None, "C")

@@ -12,9 +12,9 @@ from .._drawing import COLORS, subplots
 from ..data._download import PUBLISHED
 from ..relaxations import Euler, Sweep
 from ..report._record import mean_and_deviation, number
-from ..runs import complete, load, RunDirectory, TrainingInterrupted
+from ..runs import complete, RunDirectory, TrainingInterrupted
 from ..runs._environment import read_environment
-from ..training import Config, config_to_json, Hopfield, Leaky, Prototypical
+from ..training import Config, config_to_json, Hopfield, Prototypical
 from ._item import Context, Item, machine
 from ._records import version
 from ._verdict import Published, verdict
@@ -81,10 +81,7 @@ class Trained(Item):
             raise TrainingInterrupted(
                 f"{kept} Go on with: the same command again"
             ) from None
-        kept = {"seed": config.seed, "failure": failure, **_kept(run)}
-        if failure is None and isinstance(config.model, Leaky):
-            kept["alignment"] = alignment(load(run.path).system)
-        return kept
+        return {"seed": config.seed, "failure": failure, **_kept(run)}
 
     def values(self, record: dict[str, Any], key: str) -> list[float]:
         """Of every seed that came to its end, in percent."""
@@ -129,30 +126,51 @@ class Trained(Item):
         return words
 
     def plot(self, record: dict[str, Any], file: Path) -> None:
-        """Errors per epoch, a line a seed, and the published test error."""
-        figure, axes = subplots(1, 1, (6.0, 4.0))
+        """Errors per epoch, a line a seed, and the published test error.
+
+        Of untied weights also the traces (paper C, figure 3, right).
+        """
+        traces = any("traces" in seed for seed in record["seeds"])
+        figure, axes = subplots(1, 1 + traces, (10.0 if traces else 6.0, 4.0))
         axis = axes[0, 0]
         for (name, label), color in zip(SPLITS, COLORS, strict=False):
             for count, seed in enumerate(record["seeds"]):
                 errors = [number(e) for e in seed["curves"].get(f"{name}_error", [])]
                 points = np.array([np.nan if e is None else 100 * e for e in errors])
                 if np.isfinite(points).any():
-                    shown = label if count == 0 else None
-                    epochs = range(1, len(points) + 1)
-                    style = "o-" if len(points) < 10 else "-"
-                    axis.plot(epochs, points, style, color=color, label=shown, lw=1)
+                    _line(axis, points, color, label if count == 0 else None)
         if not record["quick"]:
             for published in (p for p in self.published if p.key == "test_error"):
                 label = f"published test error: {published}"
                 axis.axhline(published.value, color="black", ls="--", lw=1, label=label)
         axis.set(xlabel="epoch", ylabel="error (%)", yscale="symlog")
         axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
-        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8)
-        axis.grid(alpha=0.3)
+        if traces:
+            _plot_traces(axes[0, 1], record["seeds"])
+        for each in axes[0]:
+            each.xaxis.get_major_locator().set_params(integer=True)
+            each.legend(fontsize=8)
+            each.grid(alpha=0.3)
         axis.set_title(f"{self.name}: {self.shows}", fontsize=9, wrap=True)
         figure.savefig(file, dpi=120)
+
+
+def _plot_traces(axis: Any, seeds: list[dict[str, Any]]) -> None:
+    """tr(W Bᵀ) of every pair of layers per epoch, a line a seed."""
+    for count, seed in enumerate(seeds):
+        for pair, points in enumerate(np.transpose(seed.get("traces", []))):
+            label = f"layers {pair + 1} and {pair + 2}" if count == 0 else None
+            _line(axis, points, COLORS[pair % len(COLORS)], label)
+    axis.axhline(0, color="black", lw=1)
+    axis.set(xlabel="epoch", ylabel="tr(W Bᵀ)")
+    axis.set_title("forward and backward weights", fontsize=9)
+
+
+def _line(axis: Any, points: np.ndarray, color: str, label: str | None) -> None:
+    style = "o-" if len(points) < 10 else "-"
+    epochs = range(1, len(points) + 1)
+    axis.plot(epochs, points, style, color=color, label=label, lw=1)
 
 
 def spread(values: list[float]) -> str:
@@ -162,17 +180,6 @@ def spread(values: list[float]) -> str:
         return "–"
     mean, deviation = found
     return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
-
-
-def alignment(system: Any) -> dict[str, list[float]]:
-    """tr(W Bᵀ) and the angle between W and B (degrees), of each pair of layers."""
-    traces, angles = [], []
-    for forward, backward in zip(*system.reciprocal(), strict=True):
-        w, b = np.asarray(forward, float).ravel(), np.asarray(backward, float).ravel()
-        cosine = w @ b / max(np.linalg.norm(w) * np.linalg.norm(b), 1e-30)
-        traces.append(float(w @ b))
-        angles.append(float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
-    return {"trace": traces, "degrees": angles}
 
 
 def quick_version(config: Config, folder: Path) -> Config:
@@ -231,7 +238,15 @@ def _kept(run: RunDirectory) -> dict[str, Any]:
     history = run.history()
     last = history[-1] if history else {}
     keys = [k for k in ERRORS if any(entry.get(k) is not None for entry in history)]
+    traces = [entry.get("alignment_trace", []) for entry in history]
+    aligned = {}
+    if any(traces):
+        aligned = {
+            "alignment": {"trace": traces[-1], "degrees": last["alignment_angle"]},
+            "traces": np.round(traces, 3).tolist(),
+        }
     return {
+        **aligned,
         "epochs": last.get("epoch", 0),
         "last": {key: last.get(key) for key in (*keys, "loss", "settled")},
         "seconds": last.get("training_seconds"),

@@ -21,7 +21,7 @@ from ._augmentation import Augment, check_augment
 from ._diagnosis import advice, diagnose, diagnose_split, TrainingDiverged
 from ._faults import check_faults, OnUnsettled, StepSize
 from ._loop import evaluate, Examples, Trainer, TrainState
-from ._measures import metrics
+from ._measures import alignment, metrics
 from ._optimizer import check_counts, Optimizer
 
 COLD_EXAMPLES = 1000
@@ -285,6 +285,7 @@ def _record(
         )
     if state.dt is not None:
         record["dt"] = float(state.dt)
+    record |= alignment(state.system)
     for split, name in (("validation", "val"), ("test", "test")):
         error = loss = None
         if split in trainer.splits:

@@ -124,6 +124,28 @@ def errors_of(prediction: Array, y: Any) -> Float[Array, " batch"]:
     return jnp.full(batch, jnp.nan)
 
 
+def alignment(system: AbstractSystem) -> dict[str, list[float]]:
+    """tr(W Bᵀ) and the angle between W and B (degrees), of each pair of counterparts.
+
+    Of systems that declare `reciprocal()`; nothing of others (paper C, figure 3).
+    """
+    if not callable(getattr(system, "reciprocal", None)):
+        return {}
+    declared = system.reciprocal()  # type: ignore[attr-defined]
+    forward, backward = (
+        [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(members)]
+        for members in declared
+    )
+    if [w.size for w in forward] != [b.size for b in backward]:
+        return {}  # no pairs: a rule that needs them refuses the system
+    traces, angles = [], []
+    for w, b in zip(forward, backward, strict=True):
+        cosine = w @ b / max(np.linalg.norm(w) * np.linalg.norm(b), 1e-30)
+        traces.append(float(w @ b))
+        angles.append(float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
+    return {"alignment_trace": traces, "alignment_angle": angles}
+
+
 def _is_weight(leaf: Array, params: PyTree) -> bool:
     """Matrices and kernels; every parameter of a model that has none of them."""
     return leaf.ndim >= 2 or all(p.ndim < 2 for p in jax.tree.leaves(params))
