@@ -176,6 +176,36 @@ def test_a_training_uses_what_is_there(training, tmp_path, capsys):
     assert ours in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_seeds_of_the_kept_record_are_not_trained_again(training, tmp_path, capsys):
+    """Without their runs, as on another machine; none is lost by asking for fewer."""
+    out = tmp_path / "out"
+    options = ["reproduce", "D.tiny", "--out", str(out)]
+    assert main([*options, "--seeds", "2", "--runs", str(tmp_path / "a")]) == 0
+    file = out / "D.tiny.json"
+    before = json.loads(file.read_text(encoding="utf-8"))
+    capsys.readouterr()
+    assert main([*options, "--seeds", "3", "--runs", str(tmp_path / "b")]) == 1
+    assert "seeds as found in" in capsys.readouterr().err
+    after = json.loads(file.read_text(encoding="utf-8"))
+    assert after["seeds"][:2] == before["seeds"]
+    assert [path.name for path in (tmp_path / "b" / "D.tiny").iterdir()] == ["seed2"]
+    assert main([*options, "--runs", str(tmp_path / "c")]) == 1
+    assert json.loads(file.read_text(encoding="utf-8")) == after
+    # Seeds of another configuration, or that diverged, are.
+    for change in ({"config": after["config"] | {"epochs": 3}}, {"seeds": []}):
+        file.write_text(json.dumps(after | change), encoding="utf-8")
+        place = tmp_path / f"d{len(change.get('seeds', 'x'))}"
+        assert main([*options, "--runs", str(place)]) == 0
+        (seed,) = json.loads(file.read_text(encoding="utf-8"))["seeds"]
+        assert seed["last"] == after["seeds"][0]["last"]
+        assert (place / "D.tiny" / "seed0").exists()
+    failed = [seed | {"failure": "it diverged"} for seed in after["seeds"]]
+    file.write_text(json.dumps(after | {"seeds": failed}), encoding="utf-8")
+    assert main([*options, "--runs", str(tmp_path / "e")]) == 0
+    (seed,) = json.loads(file.read_text(encoding="utf-8"))["seeds"]
+    assert seed["failure"] is None
+
+
 def test_a_settled_version_stands_beside_the_whole(training, tmp_path, capsys):
     """With runs, a record and rows of its own, and a command that makes it again."""
     options = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]

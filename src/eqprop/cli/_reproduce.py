@@ -12,6 +12,7 @@ from ..papers import (
     duration,
     Item,
     ITEMS,
+    kept_record,
     KEPT,
     PAPERS,
     place,
@@ -47,7 +48,8 @@ class ReproduceOptions(Computing):
     """of trainings: free phases end once settled, not after the paper's T steps; a
     fraction of the time, kept as ITEM.settled"""
     seeds: int = 1
-    """of each training: seeds 0, 1, …; a comparison needs 3"""
+    """of each training: seeds 0, 1, …; a comparison needs 3; those that the record in
+    --out holds, of the same configuration, are not trained again"""
     runs: Path = Path("runs/reproduce")
     """folder of the training runs, ITEM/seed0, …: finished ones are used again"""
     out: Path = Path("runs/reproduce")
@@ -89,12 +91,19 @@ def _measure(item: Item, options: ReproduceOptions) -> dict[str, Any]:
     sign = working(f"measuring {item.name}")
     if isinstance(item, Trained):  # its progress bar is sign enough
         sign = prints_aside()
+    version = {"quick": options.quick, "settled": options.settled}
+    kept = kept_record(options.out, item.name, version)
     with prints_aside(), sign, each_run() as watch:
         context = Context(
             *(drawn, options.runs, options.seeds, options.quick, options.settled),
             observer=watch,
+            kept=kept,
         )
         record = json.loads(json.dumps(plain(item.measure(context))))
+        same = [s for s in record.get("seeds", ()) if kept and s in kept["seeds"]]
+        if same:
+            numbers = ", ".join(str(seed["seed"]) for seed in same)
+            print(f"{item.name}: seeds as found in {options.out}: {numbers}")
     drawn.replace(place(options.out, item.name, record, ".png"))
     write_record(options.out, item.name, record)
     write_page(options.out)

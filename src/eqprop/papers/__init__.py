@@ -13,6 +13,7 @@ from ._page import (
     write_page as write_page,
 )
 from ._records import (
+    kept_record as kept_record,
     KEPT as KEPT,
     place as place,
     read_records as read_records,

@@ -25,6 +25,8 @@ class Context:
     - `quick`: a small version in minutes, which is not the paper's.
     - `settled`: of a training: free phases end once they have settled.
     - `observer`: makes the observer of the run in a directory.
+    - `kept`: the record that this one takes the place of, if any: seeds of the same
+      configuration in it are not trained again, wherever they were trained.
     """
 
     figure: Path
@@ -33,6 +35,7 @@ class Context:
     quick: bool = False
     settled: bool = False
     observer: Callable[[Path], Observer] | None = None
+    kept: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

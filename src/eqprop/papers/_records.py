@@ -22,6 +22,11 @@ def place(folder: Path, name: str, record: dict[str, Any], end: str) -> Path:
     return folder / f"{name}{added}{end}"
 
 
+def kept_record(folder: Path, name: str, like: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of the same item and version, if there is one."""
+    return read_records(folder).get(place(folder, name, like, "").name)
+
+
 def write_record(folder: Path, name: str, record: dict[str, Any]) -> Path:
     """Write it whole or not at all."""
     file = place(folder, name, record, ".json")

@@ -14,7 +14,13 @@ from ..relaxations import Euler, Sweep
 from ..report._record import mean_and_deviation, number
 from ..runs import complete, RunDirectory, TrainingInterrupted
 from ..runs._environment import read_environment
-from ..training import Config, config_to_json, Hopfield, Prototypical
+from ..training import (
+    Config,
+    config_from_json,
+    config_to_json,
+    Hopfield,
+    Prototypical,
+)
 from ._item import Context, Item, machine
 from ._records import version
 from ._verdict import Published, verdict
@@ -46,9 +52,12 @@ class Trained(Item):
         if context.settled:
             config = settled_version(config)
         place = context.runs / (self.name + version(context.settled, context.quick))
+        known = _known(config, context)
         seeds = [
             self._seed(dataclasses.replace(config, seed=seed), place, context)
-            for seed in range(context.seeds)
+            if seed not in known or (place / f"seed{seed}").exists()
+            else known[seed]
+            for seed in sorted({*range(context.seeds), *known})
         ]
         record = {
             "recipe": self.recipe,
@@ -171,6 +180,18 @@ def _line(axis: Any, points: np.ndarray, color: str, label: str | None) -> None:
     style = "o-" if len(points) < 10 else "-"
     epochs = range(1, len(points) + 1)
     axis.plot(epochs, points, style, color=color, label=label, lw=1)
+
+
+def _known(config: Config, context: Context) -> dict[int, dict[str, Any]]:
+    """Seeds of the kept record that came to their end with this configuration."""
+    if context.kept is None or context.quick:
+        return {}
+    try:
+        theirs = config_from_json(context.kept["config"] | {"seed": config.seed})
+        seeds = {s["seed"]: s for s in context.kept["seeds"] if s["failure"] is None}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}  # of another version of this program
+    return seeds if theirs == config else {}
 
 
 def spread(values: list[float]) -> str:
