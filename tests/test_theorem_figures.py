@@ -1,6 +1,7 @@
 """The theorem figures: quick versions hold, a defect turns the verdict."""
 
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from eqprop.demonstrations import (
     _images,
+    _interleaved,
     _paper_d,
     _steps,
     Curve,
@@ -24,7 +26,12 @@ SLOW = (
 
 
 @pytest.mark.parametrize(
-    "name", ["D.fig2", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+    "name",
+    [
+        "D.fig2",
+        "D.interleaved",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    ],
 )
 def test_quick_versions_hold(name, tmp_path):
     """Every item measures its claim on a small version and finds it true."""
@@ -32,6 +39,14 @@ def test_quick_versions_hold(name, tmp_path):
     assert found.holds, found.words
     found.plot(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+def test_without_period_2_there_is_nothing_to_show(monkeypatch, fresh):
+    """Damped steps couple the two networks: every example settles."""
+    damped = functools.partial(_interleaved.Euler, dt=0.5)
+    monkeypatch.setattr(_interleaved, "Euler", lambda dt, steps: damped(steps=steps))
+    with pytest.raises(RuntimeError, match="every example settled"):
+        _interleaved.interleaved(quick=True)
 
 
 def test_every_item_has_a_quick_version():

@@ -47,7 +47,7 @@ class Item(abc.ABC):
     - `theirs`: what the paper's figure or table shows, in words.
     - `published`: the paper's numbers; none where they are not known.
     - `minutes`: expected on two cores, of one seed.
-    - `reason`: why ours differs, once that is known.
+    - `reason`: why ours is as it is, where that was found out; not of settled ones.
     """
 
     name: str

@@ -115,8 +115,8 @@ def details(item: Item, record: dict[str, Any], name: str) -> list[str]:
     if item.theirs:
         lines += [f"**Theirs:** {item.theirs}", ""]
     lines += [f"**Ours:** {item.result(record)}", ""]
-    if item.reason and item.verdict(record) == "differs":
-        lines += [f"**Why it differs:** {item.reason}", ""]
+    if item.reason and not record["settled"]:
+        lines += [f"**Why:** {item.reason[0].upper()}{item.reason[1:]}", ""]
     lines += [f"`{item.command(record)}`, {duration(seconds(record))}{_where(record)}"]
     return [*lines, "", f"![{name}]({name}.png)", ""]
 

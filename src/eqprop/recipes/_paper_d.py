@@ -11,8 +11,9 @@ state starts at zero, the loss is ½‖y − d‖² and the initial weights are 
   the first layer.
 - One prototypical layer has T = 30 and K = 10 of the same group's later code, with
   which its published error was reached.  The README's T = 40 and K = 15 (p-1h-k15) do
-  worse with dt = 1: one example in a hundred then does not settle, and those bring a
-  quarter of what the phases differ by.  Why it does so less with 30 and 10 is open.
+  worse with dt = 1, because K is odd: one example in a hundred swings between two fixed
+  points (`eqprop reproduce D.interleaved`), and after an odd number of steps its
+  contrast is that of the two.  Free phases by sweeps settle all examples, and mend it.
 - BPTT starts from the same initial weights (those of the same seed) and goes back
   through the last K + 1 of T steps, the convolutional network through the last K.  The
   code's baseline does so too; its evaluation then takes the T − K − 1 steps before.
