@@ -232,6 +232,29 @@ def test_a_settled_version_stands_beside_the_whole(training, tmp_path, capsys):
     assert listed["D.tiny.settled"]["verdict"] == "one seed"
 
 
+def test_fewer_epochs_are_a_version_that_is_not_compared(training, tmp_path, capsys):
+    """Beside the whole; as many epochs as the recipe's, or more, are the whole."""
+    options = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    tiny = ["reproduce", "D.tiny", *options]
+    assert main([*tiny, "--epochs", "1", "--seeds", "3"]) == 0
+    assert "1 of 2 epochs: train" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "D.tiny.json").exists()
+    assert main([*tiny, "--epochs", "2"]) == 0
+    assert main([*tiny, "--epochs", "1", "--settled"]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    table = page[: page.index("### D.tiny")]
+    starts = ("| [D.tiny](", "| [D.tiny.1epochs](", "| [D.tiny.settled.1epochs](")
+    places = [table.index(start) for start in starts]
+    assert places == sorted(places)
+    assert table.count("| 1 of 2 epochs |") == 2
+    assert "`eqprop reproduce D.tiny --seeds 3 --epochs 1`" in page
+    assert "`eqprop reproduce D.tiny --settled --epochs 1`" in page
+    capsys.readouterr()
+    assert main(["reproduce", "D.tiny", "--epochs", "0"]) == 2
+    assert "--epochs 0: give a whole number ≥ 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -12,15 +12,15 @@ from ..papers import (
     duration,
     Item,
     ITEMS,
-    kept_record,
     KEPT,
     PAPERS,
     place,
     quantity,
     read_records,
     seconds,
-    SETTLED,
     Trained,
+    Version,
+    versions,
     write_page,
     write_record,
 )
@@ -47,6 +47,8 @@ class ReproduceOptions(Computing):
     settled: Flag = False
     """of trainings: free phases end once settled, not after the paper's T steps; a
     fraction of the time, kept as ITEM.settled"""
+    epochs: int | None = None
+    """of each training: at most so many, kept as ITEM.Nepochs; not compared"""
     seeds: int = 1
     """of each training: seeds 0, 1, …; a comparison needs 3; those that the record in
     --out holds, of the same configuration, are not trained again"""
@@ -63,6 +65,8 @@ def main(argv: list[str]) -> int:
     options = parse(ReproduceOptions, "reproduce", argv)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: give a whole number ≥ 1, e.g. 3")
+    if options.epochs is not None and options.epochs < 1:
+        raise ValueError(f"--epochs {options.epochs}: give a whole number ≥ 1, e.g. 10")
     if not options.items:
         return _list(options)
     chosen = _chosen(options.items)
@@ -91,23 +95,30 @@ def _measure(item: Item, options: ReproduceOptions) -> dict[str, Any]:
     sign = working(f"measuring {item.name}")
     if isinstance(item, Trained):  # its progress bar is sign enough
         sign = prints_aside()
-    version = {"quick": options.quick, "settled": options.settled}
-    kept = kept_record(options.out, item.name, version)
+    version = _version(item, options)
+    kept = read_records(options.out).get(f"{item.name}{version}")
     with prints_aside(), sign, each_run() as watch:
         context = Context(
-            *(drawn, options.runs, options.seeds, options.quick, options.settled),
-            observer=watch,
-            kept=kept,
+            *(drawn, options.runs, options.seeds, version), observer=watch, kept=kept
         )
         record = json.loads(json.dumps(plain(item.measure(context))))
         same = [s for s in record.get("seeds", ()) if kept and s in kept["seeds"]]
         if same:
             numbers = ", ".join(str(seed["seed"]) for seed in same)
             print(f"{item.name}: seeds as found in {options.out}: {numbers}")
-    drawn.replace(place(options.out, item.name, record, ".png"))
+    drawn.replace(place(options.out, item.name, Version.of(record), ".png"))
     write_record(options.out, item.name, record)
     write_page(options.out)
     return record
+
+
+def _version(item: Item, options: ReproduceOptions) -> Version:
+    """What the options make of this item: a claim knows only --quick."""
+    if not isinstance(item, Trained):
+        return Version(quick=options.quick)
+    given = options.epochs
+    shorter = given if given is not None and given < item.epochs else None
+    return Version(options.quick, options.settled, shorter)
 
 
 def _is_small(item: Item, record: dict[str, Any]) -> bool:
@@ -128,9 +139,11 @@ def _list(options: ReproduceOptions) -> int:
     records = read_records(KEPT) | here
     rows, of = {}, {}
     for item in ITEMS.values():
-        for name in (item.name, f"{item.name}{SETTLED}"):
-            if name == item.name or name in records:
-                rows[name], of[name] = _row(item, records.get(name)), item.paper
+        for name in {
+            item.name: None,
+            **dict.fromkeys(versions(item.name, records, False)),
+        }:
+            rows[name], of[name] = _row(item, records.get(name)), item.paper
     if options.json:
         print_json({"items": rows})
         return 0

@@ -13,11 +13,11 @@ from ._page import (
     write_page as write_page,
 )
 from ._records import (
-    kept_record as kept_record,
     KEPT as KEPT,
     place as place,
     read_records as read_records,
-    SETTLED as SETTLED,
+    Version as Version,
+    versions as versions,
     write_record as write_record,
 )
 from ._trained import Trained as Trained

@@ -18,11 +18,11 @@ class Demonstrated(Item):
 
     def measure(self, context: Context) -> dict[str, Any]:
         began = time.perf_counter()
-        found = self.function(quick=context.quick)
+        found = self.function(quick=context.version.quick)
         found.plot(context.figure)
         return {
             **found.record(),
-            "quick": context.quick,
+            "quick": context.version.quick,
             "seconds": round(time.perf_counter() - began, 1),
             "environment": machine(environment()),
         }

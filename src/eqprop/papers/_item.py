@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training import Observer
+from ._records import Version
 from ._verdict import Published
 
 MACHINE = (
@@ -22,8 +23,7 @@ class Context:
     - `figure`: the file that its figure is drawn into.
     - `runs`: the folder that keeps training runs, one folder an item.
     - `seeds`: of a training: 0, 1, ….
-    - `quick`: a small version in minutes, which is not the paper's.
-    - `settled`: of a training: free phases end once they have settled.
+    - `version`: the whole, or how it is to take less time.
     - `observer`: makes the observer of the run in a directory.
     - `kept`: the record that this one takes the place of, if any: seeds of the same
       configuration in it are not trained again, wherever they were trained.
@@ -32,8 +32,7 @@ class Context:
     figure: Path
     runs: Path
     seeds: int = 1
-    quick: bool = False
-    settled: bool = False
+    version: Version = dataclasses.field(default_factory=Version)
     observer: Callable[[Path], Observer] | None = None
     kept: dict[str, Any] | None = None
 
@@ -67,9 +66,7 @@ class Item(abc.ABC):
         words = ["eqprop", "reproduce", self.name]
         if len(record.get("seeds", ())) > 1:
             words += ["--seeds", str(len(record["seeds"]))]
-        if record.get("settled"):
-            words += ["--settled"]
-        return " ".join([*words, "--quick"] if record.get("quick") else words)
+        return " ".join([*words, *Version.of(record).options])
 
     @abc.abstractmethod
     def measure(self, context: Context) -> dict[str, Any]:

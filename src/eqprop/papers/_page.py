@@ -5,7 +5,7 @@ from typing import Any
 
 from ._item import Item
 from ._items import ITEMS, PAPERS
-from ._records import QUICK, read_records, SETTLED, version
+from ._records import read_records, Version, versions
 from ._trained import TOLERANCE, Trained
 from ._verdict import ERRORS, Published, SEEDS
 
@@ -24,7 +24,8 @@ was measured and found true. Times of what was not run are expectations for two 
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
 over-relaxed where there is an energy, T of them at most; the nudged phase and all else
-are the paper's. This takes a fraction of the time of T steps.
+are the paper's. This takes a fraction of the time of T steps. *Nepochs*: a training
+that was ended after N epochs; it is not compared.
 
 Where a published number comes from: [P] the paper's text, [C] the authors' code or its
 comments, [L] a log in their repository, [S] a secondary source that quotes the paper,
@@ -48,17 +49,12 @@ def write_page(folder: Path) -> Path:
             lines += [f"## {_title(paper)}", ""]
             lines += _rows([row for item in items for row in _of(item, records)])
             lines += [""]
-    for item in ITEMS.values():
-        for name in (item.name, f"{item.name}{SETTLED}"):
-            if name in records:
-                lines += details(item, records[name], name)
-    small = (QUICK, f"{SETTLED}{QUICK}")
-    quick = [
-        (item, f"{item.name}{end}")
-        for item in ITEMS.values()
-        for end in small
-        if f"{item.name}{end}" in records
-    ]
+    whole, quick = (
+        [(i, name) for i in ITEMS.values() for name in versions(i.name, records, small)]
+        for small in (False, True)
+    )
+    for item, name in whole:
+        lines += details(item, records[name], name)
     if quick:
         lines += ["## Quick versions", ""]
         lines += ["Few examples, epochs or steps: not comparable with the papers.", ""]
@@ -70,10 +66,10 @@ def write_page(folder: Path) -> Path:
 
 
 def _of(item: Item, records: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The rows of an item, and of its settled version if there is one."""
-    settled = records.get(f"{item.name}{SETTLED}")
-    found = rows(item, records.get(item.name))
-    return found if settled is None else found + rows(item, settled)
+    """The rows of an item, and of those versions of it that there are."""
+    names = versions(item.name, records, quick=False)
+    missing = [] if item.name in names else rows(item, None)
+    return missing + [row for name in names for row in rows(item, records[name])]
 
 
 def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
@@ -84,7 +80,7 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
             published = "; ".join(map(quantity, item.published)) or "not published"
         expected = f"≈ {duration(60 * item.minutes)}"
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
-    whole = item.name + version(record.get("settled", False), False)
+    whole = f"{item.name}{Version.of(record)}"
     name = f"[{whole}](#{_anchor(whole)})"
     took = duration(seconds(record))
     if not isinstance(item, Trained):

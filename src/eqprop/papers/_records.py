@@ -1,5 +1,6 @@
 """Records of items: one small JSON file and one figure each, in one folder."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,28 +9,58 @@ from typing import Any
 _HERE = Path(__file__).parents[3] / "docs" / "papers"
 KEPT = _HERE if _HERE.is_dir() else Path("docs", "papers")
 """the records of this repository, or of the one that a command is given in"""
-QUICK, SETTLED = ".quick", ".settled"
 
 
-def version(settled: bool, quick: bool) -> str:
-    """What is added to an item's name: no version takes the place of another."""
-    return (SETTLED if settled else "") + (QUICK if quick else "")
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """How an item was measured in less time: no version takes the place of another.
+
+    - `quick`: a small version in minutes, which is not the paper's.
+    - `settled`: of a training: free phases end once they have settled.
+    - `epochs`: of a training: only so many; `None`: all of them.
+    """
+
+    quick: bool = False
+    settled: bool = False
+    epochs: int | None = None
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Version":
+        """That of a record."""
+        given = {f.name: record.get(f.name, f.default) for f in dataclasses.fields(cls)}
+        return cls(**given)
+
+    def __str__(self) -> str:
+        """What is added to an item's name."""
+        words = [
+            "settled" if self.settled else "",
+            f"{self.epochs}epochs" if self.epochs else "",
+            "quick" if self.quick else "",
+        ]
+        return "".join(f".{word}" for word in words if word)
+
+    @property
+    def options(self) -> list[str]:
+        """Of the command line."""
+        words = ["--settled"] if self.settled else []
+        words += ["--epochs", str(self.epochs)] if self.epochs else []
+        return [*words, *(["--quick"] if self.quick else [])]
 
 
-def place(folder: Path, name: str, record: dict[str, Any], end: str) -> Path:
-    """The file of an item's record."""
-    added = version(record.get("settled", False), record["quick"])
-    return folder / f"{name}{added}{end}"
+def place(folder: Path, name: str, version: Version, end: str) -> Path:
+    """The file of an item's record or figure."""
+    return folder / f"{name}{version}{end}"
 
 
-def kept_record(folder: Path, name: str, like: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of the same item and version, if there is one."""
-    return read_records(folder).get(place(folder, name, like, "").name)
+def versions(name: str, records: dict[str, Any], quick: bool) -> list[str]:
+    """The kept versions of an item, the whole one first; or the quick ones."""
+    found = [n for n in records if n == name or n.startswith(f"{name}.")]
+    return [n for n in sorted(found) if records[n]["quick"] == quick]
 
 
 def write_record(folder: Path, name: str, record: dict[str, Any]) -> Path:
     """Write it whole or not at all."""
-    file = place(folder, name, record, ".json")
+    file = place(folder, name, Version.of(record), ".json")
     part = file.with_name(f".{file.name}.{os.getpid()}")
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     part.write_text(text + "\n", encoding="utf-8")

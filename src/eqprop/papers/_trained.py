@@ -22,7 +22,6 @@ from ..training import (
     Prototypical,
 )
 from ._item import Context, Item, machine
-from ._records import version
 from ._verdict import Published, verdict
 
 SPLITS = (("train", "train"), ("val", "validation"), ("test", "test"))
@@ -33,7 +32,7 @@ QUICK = {"train": 2000, "test": 1000, "epochs": 3}
 TOLERANCE = 1e-4
 """velocity below which a settled version's free phase ends"""
 OMEGA = {Hopfield: (1.5, 1.75), Prototypical: (1.3, 1.65)}
-"""over-relaxation of one hidden layer, and of more; 1 where no energy is descended
+"""over-relaxation of few dense layers, and of more; 1 where no energy is descended
 
 A batch waits for its slowest example: with three hidden layers, after 300 updates, 36
 (prototypical) and 73 sweeps (paper A's network) instead of 143 and 306 with ω = 1."""
@@ -45,13 +44,21 @@ class Trained(Item):
 
     recipe: str
 
+    @property
+    def epochs(self) -> int:
+        """Of the whole training."""
+        return recipes.recipe(self.recipe).config.epochs
+
     def measure(self, context: Context) -> dict[str, Any]:
+        version = context.version
         config = recipes.recipe(self.recipe).config
-        if context.quick:
+        if version.quick:
             config = quick_version(config, context.runs)
-        if context.settled:
+        if version.settled:
             config = settled_version(config)
-        place = context.runs / (self.name + version(context.settled, context.quick))
+        if version.epochs is not None:
+            config = dataclasses.replace(config, epochs=version.epochs)
+        place = context.runs / f"{self.name}{version}"
         known = _known(config, context)
         seeds = [
             self._seed(dataclasses.replace(config, seed=seed), place, context)
@@ -61,12 +68,13 @@ class Trained(Item):
         ]
         record = {
             "recipe": self.recipe,
-            "quick": context.quick,
-            "settled": context.settled,
+            "quick": version.quick,
+            "settled": version.settled,
+            "epochs": version.epochs,
             "config": {k: v for k, v in config_to_json(config).items() if k != "seed"},
             "seeds": seeds,
         }
-        if context.quick:  # a path of this machine says nothing elsewhere
+        if version.quick:  # a path of this machine says nothing elsewhere
             record["config"]["data"] = f"{QUICK['train']} examples of the data set"
         self.plot(record, context.figure)
         return record
@@ -107,7 +115,11 @@ class Trained(Item):
         for published in self.published or (None,):
             key = published.key if published else "test_error"
             values = self.values(record, key)
-            mark = "quick" if record["quick"] else verdict(published, values)
+            mark = verdict(published, values)
+            if record["quick"]:
+                mark = "quick"
+            elif record.get("epochs") and mark != "not run":
+                mark = f"{record['epochs']} of {self.epochs} epochs"
             rows.append((published, spread(values), mark))
         return rows
 
@@ -184,7 +196,7 @@ def _line(axis: Any, points: np.ndarray, color: str, label: str | None) -> None:
 
 def _known(config: Config, context: Context) -> dict[int, dict[str, Any]]:
     """Seeds of the kept record that came to their end with this configuration."""
-    if context.kept is None or context.quick:
+    if context.kept is None or context.version.quick:
         return {}
     try:
         theirs = config_from_json(context.kept["config"] | {"seed": config.seed})
@@ -235,8 +247,7 @@ def settled_version(config: Config) -> Config:
     if isinstance(free, Sweep):
         omega = free.omega
     elif isinstance(config.model, Hopfield | Prototypical):
-        layers = (*config.model.hidden, *config.model.convolutions)
-        omega = OMEGA[type(config.model)][len(layers) > 1]
+        omega = OMEGA[type(config.model)][len(config.model.hidden) > 1]
     free = Sweep(free.steps, TOLERANCE, omega=omega)
     return dataclasses.replace(config, estimator=dataclasses.replace(rule, free=free))
 
