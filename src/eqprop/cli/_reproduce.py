@@ -139,10 +139,8 @@ def _list(options: ReproduceOptions) -> int:
     records = read_records(KEPT) | here
     rows, of = {}, {}
     for item in ITEMS.values():
-        for name in {
-            item.name: None,
-            **dict.fromkeys(versions(item.name, records, False)),
-        }:
+        kept = versions(item.name, records, quick=False)
+        for name in dict.fromkeys([item.name, *kept]):
             rows[name], of[name] = _row(item, records.get(name)), item.paper
     if options.json:
         print_json({"items": rows})
