@@ -195,12 +195,12 @@ def _line(axis: Any, points: np.ndarray, color: str, label: str | None) -> None:
 
 
 def _known(config: Config, context: Context) -> dict[int, dict[str, Any]]:
-    """Seeds of the kept record that came to their end with this configuration."""
+    """Seeds of the kept record with this configuration, those that diverged too."""
     if context.kept is None or context.version.quick:
         return {}
     try:
         theirs = config_from_json(context.kept["config"] | {"seed": config.seed})
-        seeds = {s["seed"]: s for s in context.kept["seeds"] if s["failure"] is None}
+        seeds = {seed["seed"]: seed for seed in context.kept["seeds"]}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}  # of another version of this program
     return seeds if theirs == config else {}
