@@ -174,6 +174,16 @@ def test_tied_discrete_leaky_integrators_are_the_prototypical_network():
     net = eqx.tree_at(where, net, where(leaky))
     x, s = examples(sizes)[0][0], random_state(net)
     close(leaky.velocity(x, s), net.velocity(x, s), 0)
+    # The rule of both: a tied weight learns what its two directions learn.
+    steps = ep.Euler(1.0, 20)
+    rule = ep.VectorFieldEquilibriumPropagation(steps, steps, 0.1)
+    images = jnp.stack([x, x[::-1]])
+    y = jnp.ones((2, *net.readout(s).shape))
+    untied = rule(leaky, ep.SquaredError(), images, y).grads
+    tied = rule(net, ep.SquaredError(), images, y).grads
+    both = [w + b for w, b in zip(*untied.reciprocal(), strict=True)]
+    close((untied.weights[0], *both), tied.weights)
+    close(untied.biases, tied.biases)
     turned = make(ep.LeakyIntegrator, sizes, angle=60.0).backward
     for b, w in zip(turned, make(ep.LeakyIntegrator, sizes).weights[1:], strict=True):
         cosine = np.sum(b * w) / np.linalg.norm(b) / np.linalg.norm(w)

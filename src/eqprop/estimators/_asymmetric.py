@@ -164,7 +164,7 @@ def _along_drift(system, cost, x, y, state, drift, weight):
 
         def one(x, y, s, q):
             value = cost_of(system, cost, x, y, s)
-            return value - _along(system)(x, s, q), value
+            return value - _along(system.velocity)(x, s, q), value
 
         total, value = jax.vmap(one)(x, y, state, drift)
         return weighted_mean(total, weight), weighted_mean(value, weight)

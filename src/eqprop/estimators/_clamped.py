@@ -15,6 +15,7 @@ from ..systems._base import (
     AbstractSystem,
     energy_of,
     has_potential,
+    learning_field,
     State,
 )
 from ..systems._total_energy import has_total_energy
@@ -37,6 +38,9 @@ class Clamped(AbstractSystem):
 
     def velocity(self, x: Any, s: State) -> State:
         return self.system.velocity(x, s)
+
+    def learning_field(self, x: Any, s: State) -> State:
+        return learning_field(self.system)(x, s)
 
     def readout(self, s: State) -> Array:
         return self.system.readout(s)

@@ -5,7 +5,7 @@ With F = potential + β cost and s_{t+1} the step from s_t under θ_t (Ernoult e
 
     θ_{t+1} = θ_t − η (1/β) (∂F/∂θ(s_{t+1}) − ∂F/∂θ(s_t)),  both at θ_t,
 
-mean over the batch, and −(∂velocity/∂θ(s_t))ᵀ (s_{t+1} − s_t) in place of potential
+mean over the batch, and −(∂μ/∂θ(s_t))ᵀ (s_{t+1} − s_t) in place of potential
 differences where there is no potential (its C-VF).  The first step adds ∂C/∂θ(s⁰), so
 that for η → 0 the sum telescopes to EP's contrast.
 """
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, Scalar
 
-from ..systems._base import has_potential
+from ..systems._base import has_potential, learning_field
 from ..systems._total_energy import nudge_energy
 from ..systems._parameters import by_layer, parameter_groups
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
@@ -143,7 +143,7 @@ def _difference(model, x, y, before, after, beta, weight) -> PyTree:
                 change = system.potential(x, moved) - system.potential(x, s)
                 return value + change / beta
             drift = jax.tree.map(lambda a, b: (a - b) / beta, moved, s)
-            return value - _along(system)(x, s, drift)
+            return value - _along(learning_field(system))(x, s, drift)
 
         return weighted_mean(jax.vmap(one)(x, y, before, after), weight)
 

@@ -8,9 +8,12 @@ which is ∂C/∂θ + (∂E/∂θ(s^β) − ∂E/∂θ(s⁰))/β where F is affi
 total energy; the parameters in it learn wherever they stand.  For a system without a
 potential it is (paper C, eq 16, its finite-β form)
 
-    dJ/dθ ≈ ∂C/∂θ − (∂μ/∂θ(s⁰))ᵀ (s^β − s⁰)/β.
+    dJ/dθ ≈ ∂C/∂θ − (∂μ/∂θ(s⁰))ᵀ (s^β − s⁰)/β
+
+where μ is the velocity, or the system's `learning_field`.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -20,7 +23,12 @@ import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
-from ..systems._base import AbstractSystem, State, has_potential
+from ..systems._base import (
+    AbstractSystem,
+    has_potential,
+    learning_field,
+    State,
+)
 from ..systems._total_energy import batch_costs, nudge_energy
 from ._base import (
     AbstractEstimator,
@@ -179,18 +187,17 @@ def _contrast(
         over_phases = jax.vmap(over_batch, in_axes=(0, 0, 0, None, None))
         values = jnp.sum(over_phases(signs, betas, phases, x, y), axis=0)
         if not potential:
-            values = values - jax.vmap(_along(system))(x, start, drift)
+            values = values - jax.vmap(_along(learning_field(system)))(x, start, drift)
         return weighted_mean(values, weight)
 
     return gradient((system, cost))
 
 
-def _along(system: AbstractSystem):
-    """⟨velocity(x, s⁰), q⟩, whose derivative in θ is (∂μ/∂θ)ᵀ q."""
+def _along(field: Callable[[Any, State], State]):
+    """⟨μ(x, s⁰), q⟩ of a field μ, whose derivative in θ is (∂μ/∂θ)ᵀ q."""
 
     def product(x, s, q) -> Scalar:
-        velocity = system.velocity(x, s)
-        products = jax.tree.map(lambda v, d: jnp.sum(v * d), velocity, q)
+        products = jax.tree.map(lambda v, d: jnp.sum(v * d), field(x, s), q)
         return sum(jax.tree.leaves(products))  # type: ignore[return-value]
 
     return product

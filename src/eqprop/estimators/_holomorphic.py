@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Scalar
 
 from ..relaxations._base import AbstractRelaxation, relax, Status
-from ..systems._base import has_potential
+from ..systems._base import has_potential, learning_field
 from ..systems._total_energy import batch_costs, nudge_energy
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._equilibrium_propagation import _along
@@ -138,7 +138,7 @@ def _fourier(
         values = jax.vmap(over_batch, in_axes=(0, 0, None, None))(betas, phases, x, y)
         values = jnp.mean(values, axis=0)
         if not has_potential(system):
-            values = values - jax.vmap(_along(system))(x, start, drift)
+            values = values - jax.vmap(_along(learning_field(system)))(x, start, drift)
         return weighted_mean(values, weight)
 
     return jax.tree.map(jnp.real, jax.grad(total, holomorphic=True)(params))

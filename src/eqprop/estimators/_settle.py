@@ -16,7 +16,7 @@ from ..costs import AbstractCost
 from ..relaxations._base import Equilibrium, relax
 from ..relaxations._hardware import HardwareInTheLoop
 from ..systems import _check
-from ..systems._base import AbstractSystem, Block, State, has_potential
+from ..systems._base import AbstractSystem, Block, State, has_potential, learning_field
 from ._base import AbstractEstimator
 from ._step import inner, norm
 
@@ -149,6 +149,9 @@ class _Layer(AbstractSystem):
 
     def velocity(self, x, s):
         return self.system.velocity(self._x(x), s)
+
+    def learning_field(self, x, s):
+        return learning_field(self.system)(self._x(x), s)
 
     def project(self, s):
         return self.system.project(s)

@@ -13,7 +13,7 @@ over the steps; how exactly the sum telescopes depends on where they are taken:
   r: at the mean rates of the two ends, r̄_i Δr_j + r̄_j Δr_i = Δ(r_i r_j), exactly;
 - for another potential: the trapezoid ½ (g(s_t) + g(s_{t+1}))·Δs of g = ∂²P/∂θ∂s, which
   is off by O(‖Δs‖³) a step and O(dt²) a path, and exact where g is linear in s;
-- without a potential: the trapezoid of g = −∂velocity/∂θ, paper C's dW ∝ ρ(s_i) ds_j.
+- without a potential: the trapezoid of g = −∂μ/∂θ, paper C's dW ∝ ρ(s_i) ds_j.
 """
 
 import functools
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
-from ..systems._base import AbstractSystem, has_potential, State
+from ..systems._base import AbstractSystem, has_potential, learning_field, State
 from ..systems._total_energy import nudge_energy
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
 from ._equilibrium_propagation import _along, _stats
@@ -102,7 +102,7 @@ class SpikeTimingDependentPlasticity(PathRule):
         if _through_synapses(system):
             return _of_rates if self.rule == "rates" else _of_potentials
         if self.rule == "rates":
-            return _of_potential if has_potential(system) else _of_velocity
+            return _of_potential if has_potential(system) else _of_field
         name = type(system).__name__
         reason = (
             "declares no rates(s) and synapses(x, rates), so there is no ρ(u_i) to "
@@ -163,9 +163,9 @@ def _of_potential(system: Any, x: Any, s: State, moved: State) -> Scalar:
     return 0.5 * sum(slopes)  # type: ignore[return-value]
 
 
-def _of_velocity(system: Any, x: Any, s: State, moved: State) -> Scalar:
-    """−½ (velocity(s_t) + velocity(s_{t+1}))·Δs."""
-    along = _along(system)
+def _of_field(system: Any, x: Any, s: State, moved: State) -> Scalar:
+    """−½ (μ(s_t) + μ(s_{t+1}))·Δs."""
+    along = _along(learning_field(system))
     return -0.5 * sum(along(x, at, _step(s, moved)) for at in (s, moved))  # type: ignore[return-value]
 
 

@@ -14,7 +14,9 @@ from ._equilibrium_propagation import EquilibriumPropagation
 
 
 class VectorFieldEquilibriumPropagation(EquilibriumPropagation):
-    """−(∂velocity/∂θ(s⁰))ᵀ (s^β − s⁰)/β, with or without a potential (paper C, eq 16).
+    """−(∂μ/∂θ(s⁰))ᵀ (s^β − s⁰)/β, with or without a potential (paper C, eq 16).
+
+    μ is the velocity, or the system's `learning_field`: ∂Φ/∂s of an `AbstractMap`.
 
     `EquilibriumPropagation` uses this rule where a system has no potential; here it
     is used for every system.  For an energy both have the same limit β → 0 and differ

@@ -58,6 +58,9 @@ class AbstractSystem(eqx.Module):
     - `blocks() -> sequence of Block`: what `Sweep` relaxes in turn.
     - `rates(s)` and `synapses(x, rates) -> scalar`, bilinear in x and the rates r:
       the parameters are in the potential as −synapses(x, rates(s)), and nowhere else.
+    - `learning_field(x, s) -> state`: the field μ of the vector-field rule
+      (∂μ/∂θ)ᵀ q where this is not the velocity: where a nonlinearity of the map stands
+      outside of what learns, as in s ← ρ(drive), which learns by its drive.
     - `reciprocal() -> (forward, backward)`: parameters that are counterparts of each
       other, in two sequences that match.
     """
@@ -129,6 +132,10 @@ class AbstractMap(AbstractSystem):
     def potential(self, x: Any, s: State) -> Scalar:
         return -self.primitive(x, s)
 
+    def learning_field(self, x: Any, s: State) -> State:
+        """∂Φ/∂s: without σ, as the rule that contrasts Φ."""
+        return state_gradient(lambda state: self.primitive(x, state), s)
+
 
 class AbstractVectorField(AbstractSystem):
     """ds/dt = μ(x, s) = `velocity(x, s)`, with no potential (paper C)."""
@@ -137,6 +144,11 @@ class AbstractVectorField(AbstractSystem):
 def has_potential(system: AbstractSystem) -> bool:
     """Whether EP contrasts a potential of this system, or uses paper C's rule."""
     return callable(getattr(system, "potential", None))
+
+
+def learning_field(system: AbstractSystem) -> Callable[[Any, State], State]:
+    """What the vector-field rule differentiates: the velocity, or a field declared."""
+    return getattr(system, "learning_field", None) or system.velocity
 
 
 def energy_of(system: AbstractSystem) -> Callable[[Any, State], Scalar]:

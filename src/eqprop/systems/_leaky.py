@@ -29,7 +29,8 @@ class LeakyIntegrator(Layered, AbstractVectorField):
     - `angle`: between W_n and B_n at the start, in degrees: B_n is W_n with the signs
       of a share ½(1 − cos angle) of its entries turned.  `None` draws B_n anew.
     - `discrete`: velocity ρ(drive) − s, of which dt = 1 is s ← ρ(drive); then the rates
-      are the states themselves.
+      are the states themselves, and the rule dW ∝ s_j ds_i has no factor ρ′ either
+      (continual EP's code; with tied weights it is paper D's prototypical rule).
     """
 
     backward: tuple[Inexact[Array, "..."], ...]
@@ -75,6 +76,10 @@ class LeakyIntegrator(Layered, AbstractVectorField):
         if self.discrete:
             drives = self.rates(drives)
         return tuple(drive - u for drive, u in zip(drives, s, strict=True))
+
+    def learning_field(self, x: Input, s: Layers) -> Layers:
+        """The drives: with ∂ρ(drive)/∂θ a layer would learn by ρ′ twice."""
+        return self.drives(x, s if self.discrete else self.rates(s))
 
 
 def turned(weight: Array, angle: float, key: PRNGKeyArray) -> Array:

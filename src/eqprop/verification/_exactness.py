@@ -4,7 +4,8 @@ EP's gradient is exact if and only if, where `project` leaves units free to move
 
     ∂velocity/∂s is symmetric   and   ∂²potential/∂θ∂s = −(∂velocity/∂θ)ᵀ
 
-(for a system without a potential, whose rule contains the second: the first).
+and for a system without a potential, whose rule is −(∂μ/∂θ)ᵀ q, the same with its
+`learning_field` μ in place of −∂potential/∂s.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from ..estimators._step import (
 )
 from ..relaxations._base import Dynamics
 from ..relaxations._euler import Euler
-from ..systems._base import AbstractSystem, State, has_potential
+from ..systems._base import AbstractSystem, State, has_potential, learning_field
 from ..systems._total_energy import cost_of
 from ._fixed_point import random_like
 
@@ -37,8 +38,8 @@ class Exactness:
     """Relative violations of EP's two conditions, 0 where they hold.
 
     - `asymmetry`: ‖(J − Jᵀ)w‖ / (‖Jw‖ + ‖Jᵀw‖), the largest over probes w.
-    - `mismatch`: the same for ∂²potential/∂θ∂s against −(∂velocity/∂θ)ᵀ; None for
-      a system without a potential.
+    - `mismatch`: the same for ∂²potential/∂θ∂s, or −∂learning_field/∂θ, against
+      −(∂velocity/∂θ)ᵀ; None for a system that has neither.
     - `held`: share of the units that `project` holds at s⁰.
     """
 
@@ -52,7 +53,7 @@ class Exactness:
 
     @property
     def generated(self) -> bool:
-        """Whether the potential generates the velocity's learning rule."""
+        """Whether what learns generates the velocity's learning rule."""
         return self.mismatch is None or self.mismatch <= TOLERANCE
 
     @property
@@ -68,7 +69,7 @@ def exactness(
     asymmetry, mismatch, held = _probe(system, x, state, probes, dt)
     return Exactness(
         float(jnp.max(asymmetry)),
-        float(jnp.max(mismatch)) if has_potential(system) else None,
+        float(jnp.max(mismatch)) if _learns_apart(system) else None,
         float(jnp.mean(held)),
     )
 
@@ -83,12 +84,17 @@ def _probe(system, x, state, probes, dt):
         held = 1 - moving / sum(leaf.size for leaf in jax.tree.leaves(s))
         asymmetry = jax.vmap(lambda w: _asymmetry(system, x, s, free, w))(probes)
         mismatch = jnp.zeros(PROBES)
-        if has_potential(system):
+        if _learns_apart(system):
             mismatch = jax.vmap(lambda w: _mismatch(system, x, s, w))(probes)
         return jnp.max(asymmetry), jnp.max(mismatch), held
 
     # One example after the other: a probe takes as much memory as the parameters.
     return jax.lax.map(lambda example: one(*example), (x, state, probes))
+
+
+def _learns_apart(system: AbstractSystem) -> bool:
+    """Whether something other than the velocity generates the rule."""
+    return has_potential(system) or callable(getattr(system, "learning_field", None))
 
 
 def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
@@ -113,18 +119,20 @@ def _asymmetry(system, x, s, free, w) -> Array:
 
 
 def _mismatch(system, x, s, w) -> Array:
-    """Of ∂/∂θ ⟨∂potential/∂s, w⟩ against −∂/∂θ ⟨velocity, w⟩, the worst parameter."""
+    """Of ∂/∂θ ⟨what learns, w⟩ against ∂/∂θ ⟨velocity, w⟩, the worst parameter."""
     params, static = eqx.partition(system, eqx.is_inexact_array)
 
-    def of_potential(params):
+    def of_rule(params):
         model = eqx.combine(params, static)
-        return inner(jax.grad(lambda u: model.potential(x, u))(s), w)
+        if has_potential(model):
+            return -inner(jax.grad(lambda u: model.potential(x, u))(s), w)
+        return inner(learning_field(model)(x, s), w)
 
     def of_velocity(params):
-        return -inner(eqx.combine(params, static).velocity(x, s), w)
+        return inner(eqx.combine(params, static).velocity(x, s), w)
 
     pairs = zip(
-        jax.tree.leaves(jax.grad(of_potential)(params)),
+        jax.tree.leaves(jax.grad(of_rule)(params)),
         jax.tree.leaves(jax.grad(of_velocity)(params)),
         strict=True,
     )
@@ -147,7 +155,7 @@ def ep_limit(system, cost, x, y, state, dt):
     """EP's gradient in the limit β → 0 at a fixed point, for any system.
 
     With q = ds^β/dβ, which solves (I − ∂F/∂s) q = ∂F^β/∂β, it is ∂C/∂θ +
-    ∂²potential/∂θ∂s q, or ∂C/∂θ − (∂velocity/∂θ)ᵀ q (paper C, eq 18).  It equals the
+    ∂²potential/∂θ∂s q, or ∂C/∂θ − (∂μ/∂θ)ᵀ q (paper C, eq 18).  It equals the
     exact gradient where `exactness` holds, and differs by EP's bias elsewhere.
 
     **Returns:** (system gradient, cost gradient), and the solve's worst residual.
@@ -171,7 +179,7 @@ def ep_limit(system, cost, x, y, state, dt):
         def one(x, y, s, q):
             value = cost_of(system, cost, x, y, s)
             if not has_potential(system):
-                return value - inner(system.velocity(x, s), q)
+                return value - inner(learning_field(system)(x, s), q)
 
             def potential(u):
                 return system.potential(x, u)

@@ -157,7 +157,7 @@ def ep_flow(
         S̃_t = −(1/β) ∂S^β(s⁰, t)/∂t
         Θ̃_t = (1/β) (∂F^β/∂θ(S^β) − ∂F⁰/∂θ(s⁰)),   F^β = potential + β C
 
-    and without a potential Θ̃_t = ∂C/∂θ − (∂velocity/∂θ)ᵀ (S^β − s⁰)/β.  Units held at
+    and without a potential Θ̃_t = ∂C/∂θ − (∂μ/∂θ)ᵀ (S^β − s⁰)/β.  Units held at
     a bound stay there: the velocity is multiplied by D, see `rbp_flow`.
 
     β ≠ 0 is dimensionless; `"centered"` averages β and −β (bias O(β²), else O(β)).

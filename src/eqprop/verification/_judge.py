@@ -223,7 +223,10 @@ def exactness(found: Findings, system: AbstractSystem, probe: Exactness) -> None
     if isinstance(system, AbstractMap) or not has_potential(system):
         found.measure("asymmetry of ∂velocity/∂s", probe.asymmetry)
         if probe.mismatch is not None:
-            found.measure("∂²potential/∂θ∂s against −∂velocity/∂θ", probe.mismatch)
+            rule = (
+                "−∂²potential/∂θ∂s" if has_potential(system) else "∂learning_field/∂θ"
+            )
+            found.measure(f"{rule} against ∂velocity/∂θ", probe.mismatch)
         return
     found.check(
         "asymmetry of ∂velocity/∂s",
