@@ -8,7 +8,6 @@ augmentations did worse there in as many epochs).  All else is that of `mnist-de
 
 import dataclasses
 
-from ..training import Hopfield, Optimizer
 from . import _practice
 
 _DENSE = _practice.RECIPES["mnist-dense"][0]
@@ -16,10 +15,12 @@ _CONV = _practice.RECIPES["mnist-conv"][0]
 
 
 def _dense(width: int, epochs: int, decay: float = 0.0, **others):
-    rates = Optimizer("adam", (7e-4,), "cosine")
+    rates = _DENSE.optimizer
     if decay:
-        rates = Optimizer("adamw", (7e-4,), "cosine", {"weight_decay": decay})
-    model = Hopfield(hidden=(width,), output="linear", initializer="gain", gain=0.5)
+        rates = dataclasses.replace(
+            rates, name="adamw", options={"weight_decay": decay}
+        )
+    model = dataclasses.replace(_DENSE.model, hidden=(width,))
     return dataclasses.replace(
         _DENSE, model=model, optimizer=rates, epochs=epochs, **others
     )
