@@ -20,7 +20,8 @@ Errors are those of the last epoch, mean ± standard deviation (n − 1) over th
 the published number, whose spread counts in full because the number of runs behind it
 is not known. *better*, *differs*: further below or above. *one seed*: fewer than
 {SEEDS}. *no reference*: the paper's number is not known to us. *holds*: a claim that
-was measured and found true. Times of what was not run are expectations for two cores.
+was measured and found true. A training's time is that of its updates, without the
+evaluations in between; times of what was not run are expectations for two cores.
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
 over-relaxed where there is an energy, T of them at most; the nudged phase and all else

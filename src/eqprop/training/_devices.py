@@ -119,6 +119,16 @@ def padded(count: int, mesh: Mesh | None) -> int:
     return -(-count // devices) * devices
 
 
+def evaluation_batch(examples: int, mesh: Mesh | None) -> int:
+    """How many examples settle at once where nothing is learned.
+
+    A batch steps until its last example has settled, so on a CPU small ones are faster:
+    50 instead of 500 by a third for dense networks, twice for convolutional ones.
+    """
+    size = 50 if jax.default_backend() == "cpu" else 500
+    return padded(min(size, examples), mesh)
+
+
 def held(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
     """Inside `jax.jit`: keep a tree where it is, whatever the compiler would do."""
     if mesh is None:

@@ -38,8 +38,6 @@ from ._measures import (
 from ._step_size import auto_dt, with_dt
 
 CHUNK_SECONDS = 0.4
-EVALUATION_BATCH = 500
-
 
 Examples = tuple[PyTree[Array], PyTree[Array]]
 
@@ -366,7 +364,7 @@ def evaluate(
 @eqx.filter_jit
 def _evaluate(system, cost, relaxation, x, y, particles, precision, mesh):
     examples = len(jax.tree.leaves(x)[0])
-    size = _devices.padded(min(EVALUATION_BATCH, examples), mesh)
+    size = _devices.evaluation_batch(examples, mesh)
 
     def add(k, carry):
         sums, particles = carry
