@@ -160,6 +160,14 @@ _BEST = {
     "fashion-dense": (
         *("best-fashion-dense", "784-2048-10 on Fashion-MNIST, not augmented", 20),
     ),
+    "fashion-conv": (
+        *("best-fashion-conv", "32-64-128-10 on Fashion-MNIST, not augmented", 55),
+    ),
+    "fashion-conv-mirrored": (
+        "best-fashion-conv-mirrored",
+        "32-64-128-10 on mirrored images of Fashion-MNIST",
+        85,
+    ),
 }
 
 
