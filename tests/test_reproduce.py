@@ -14,10 +14,11 @@ from eqprop.cli import main
 from eqprop.demonstrations import Curve, DEMONSTRATIONS, Demonstration, Panel
 from eqprop.papers import ITEMS, KEPT, Published, Trained, verdict, write_page
 from eqprop.papers._demonstrated import Demonstrated
+from eqprop.papers._records import Version
 from eqprop.papers._trained import settled_version
 from eqprop.recipes import Recipe
 from eqprop.runs import RunDirectory, train
-from eqprop.training import Hopfield, Leaky
+from eqprop.training import config_from_json, config_to_json, Hopfield, Leaky
 from eqprop.training._measures import alignment
 
 
@@ -352,6 +353,19 @@ def test_the_kept_page_is_that_of_its_records(tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     made = write_page(tmp_path).read_text(encoding="utf-8")
     assert made == (KEPT / "README.md").read_text(encoding="utf-8")
+
+
+def test_kept_trainings_are_of_the_recipes_as_they_stand(tmp_path):
+    """What the page reports is what its command would train today."""
+    found = {p.stem: json.loads(p.read_text("utf-8")) for p in KEPT.glob("*.json")}
+    trained = {name: record for name, record in found.items() if "config" in record}
+    assert {"A.fig3.1h", "C.fig3", "D.table1.P-3h.settled"} <= set(trained)
+    for name, record in trained.items():
+        version = Version.of(record)
+        item = ITEMS[name.removesuffix(str(version))]
+        stands = config_to_json(item.config(version, tmp_path))
+        kept = config_to_json(config_from_json(record["config"]))
+        assert {**stands, "seed": None} == {**kept, "seed": None}, name
 
 
 def test_curves_need_as_many_x_as_y():

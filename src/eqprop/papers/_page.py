@@ -77,9 +77,10 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
     """A row of the table for each published quantity, one where there is none."""
     if record is None:
         published = "–"
+        expected = f"≈ {duration(60 * item.minutes)}"
         if isinstance(item, Trained):
             published = "; ".join(map(quantity, item.published)) or "not published"
-        expected = f"≈ {duration(60 * item.minutes)}"
+            expected += _theirs(item)
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
     whole = f"{item.name}{Version.of(record)}"
     name = f"[{whole}](#{_anchor(whole)})"
@@ -89,6 +90,7 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
         mark = mark if record["holds"] else f"**{mark}**"
         return [(name, item.shows, "–", "see below", "–", took, mark)]
     count = str(len(record["seeds"]))
+    took += _theirs(item)
     return [
         (
             name if number == 0 else "",
@@ -116,6 +118,10 @@ def details(item: Item, record: dict[str, Any], name: str) -> list[str]:
         lines += [f"**Why:** {item.reason[0].upper()}{item.reason[1:]}", ""]
     lines += [f"`{item.command(record)}`, {duration(seconds(record))}{_where(record)}"]
     return [*lines, "", f"![{name}]({name}.png)", ""]
+
+
+def _theirs(item: Trained) -> str:
+    return f" (theirs {item.took})" if item.took else ""
 
 
 def seconds(record: dict[str, Any]) -> float | None:

@@ -22,6 +22,7 @@ from ..training import (
     Prototypical,
 )
 from ._item import Context, Item, machine
+from ._records import Version
 from ._verdict import Published, verdict
 
 SPLITS = (("train", "train"), ("val", "validation"), ("test", "test"))
@@ -40,24 +41,34 @@ A batch waits for its slowest example: with three hidden layers, after 300 updat
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained(Item):
-    """Errors of a recipe at its last epoch, mean ± std over seeds."""
+    """Errors of a recipe at its last epoch, mean ± std over seeds.
+
+    - `recipe`: its name in `eqprop.recipes`.
+    - `took`: how long the paper's training took, and where that is said.
+    """
 
     recipe: str
+    took: str = ""
 
     @property
     def epochs(self) -> int:
         """Of the whole training."""
         return recipes.recipe(self.recipe).config.epochs
 
-    def measure(self, context: Context) -> dict[str, Any]:
-        version = context.version
+    def config(self, version: Version, runs: Path) -> Config:
+        """The recipe, as this version trains it; `runs` gets a quick one's examples."""
         config = recipes.recipe(self.recipe).config
         if version.quick:
-            config = quick_version(config, context.runs)
+            config = quick_version(config, runs)
         if version.settled:
             config = settled_version(config)
         if version.epochs is not None:
             config = dataclasses.replace(config, epochs=version.epochs)
+        return config
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        version = context.version
+        config = self.config(version, context.runs)
         place = context.runs / f"{self.name}{version}"
         known = _known(config, context)
         seeds = [
