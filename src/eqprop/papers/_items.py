@@ -92,18 +92,18 @@ def _deep(value: float) -> tuple[Published, ...]:
 # Recipe, what it is, theirs, published, minutes of one seed on two cores.
 _A = (
     ("1h", "mnist-1h", "784-500-10 by EP", (A_TEST, ZERO), 2),
-    ("2h", "mnist-2h", "784-500-500-10 by EP", (A_TEST, ZERO), 120),
-    ("3h", "mnist-3h", "784-500-500-500-10 by EP", (A_TEST, ZERO), 9000),
+    ("2h", "mnist-2h", "784-500-500-10 by EP", (A_TEST, ZERO), 60),
+    ("3h", "mnist-3h", "784-500-500-500-10 by EP", (A_TEST, ZERO), 3300),
 )
 _C = (
-    ("vf-1h", "vf-1h", "vector field, 1 × 512, tied at the start", (), 10),
-    ("vf-1h-untied", "vf-1h-untied", "vector field, 1 × 512, untied", (), 10),
-    ("vf-2h", "vf-2h", "vector field, 2 × 512, tied at the start", (), 200),
-    ("vf-2h-untied", "vf-2h-untied", "vector field, 2 × 512, untied", (), 200),
+    ("vf-1h", "vf-1h", "vector field, 1 × 512, tied at the start", (), 2),
+    ("vf-1h-untied", "vf-1h-untied", "vector field, 1 × 512, untied", (), 2),
+    ("vf-2h", "vf-2h", "vector field, 2 × 512, tied at the start", (), 55),
+    ("vf-2h-untied", "vf-2h-untied", "vector field, 2 × 512, untied", (), 55),
 )
 _D = {
     "EB-1h": ("energy-based, 784-512-10", (), 15),
-    "EB-2h": ("energy-based, 784-512-512-10", (), 450),
+    "EB-2h": ("energy-based, 784-512-512-10", (), 210),
     "P-1h": ("prototypical, 784-512-10", (_about(2.0),), 10),
     "P-2h": (
         "prototypical, 784-512-512-10",
@@ -128,15 +128,15 @@ _OTHERS = (
     ),
     (
         *("C.fig3", "vf-3h-untied", "vector field, 3 × 512, untied", C_THREE),
-        *((C_TEST, ZERO), 250),
+        *((C_TEST, ZERO), 50),
     ),
     (
         *("C-EP.fig5.C-EP-1h", "c-ep-1h", "continual EP, 784-512-10", CONTINUAL),
-        *((_about(2.3),), 100),
+        *((_about(2.3),), 50),
     ),
     (
         *("Scellier2024.1h", "deep-hopfield-1h", "784-1024-10, centered EP", ""),
-        *(_deep(1.79), 30),
+        *(_deep(1.79), 15),
     ),
     (
         *("Scellier2024.2h", "deep-hopfield-2h", "784-2 × 1024-10, centered EP", ""),
