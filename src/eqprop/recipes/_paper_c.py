@@ -12,7 +12,7 @@ steps of all layers at once, and what was chosen by running it on part of the tr
 set:
 
 - ω = 1.2 and at most 100 sweeps.  What is still wrong late in training settles slowly:
-  two examples in a hundred need more than 50 sweeps with ω = 1.  At 1.4 a trained
+  two test examples in a hundred need more than 50 sweeps with ω = 1.  At 1.4 a trained
   network swings.
 - β = 3 and K = 5.  Such an example is near to changing its fixed point.  A small nudge,
   or a long nudged phase, carries it far, and one contrast over β then undoes what many
