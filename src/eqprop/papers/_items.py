@@ -152,7 +152,8 @@ TOOK = {
     "D.table1.P-3h": "8 h 27 min [S]",
     "D.table1.P-conv": "8 h 58 min [S]",
 }
-"""What the paper's training took, on a GPU that is not named."""
+"""What the paper's training took, on a GPU that is not known."""
+
 # Recipe, what it is, minutes of one seed.
 _BEST = {
     "mnist-dense": ("mnist-dense", "784-1024-10 on MNIST, not augmented", 2),
