@@ -21,8 +21,8 @@ the published number, whose spread counts in full because the number of runs beh
 is not known. *better*, *differs*: further below or above. *one seed*: fewer than
 {SEEDS}. *no reference*: the paper's number is not known to us. *holds*: a claim that
 was measured and found true. A training's time is that of its updates, without the
-evaluations in between; times of what was not run are expectations for two cores. *theirs*: the
-paper's training in full, on a GPU that we do not know.
+evaluations in between; times of what was not run are expectations for two cores.
+*theirs*: the paper's training in full, on a GPU that we do not know.
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
 over-relaxed where there is an energy, T of them at most; the nudged phase and all else
