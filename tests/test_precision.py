@@ -69,6 +69,31 @@ def test_convolutions_are_rounded():
     np.testing.assert_allclose(found, convolve(*by_hand), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_sums_written_as_products_stay_float32(precision):
+    """What is asked for at the highest precision, and EP's contrast of biases by it."""
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    exact = lambda x: jax.lax.dot(x, x.T, precision="highest")  # noqa: E731
+    np.testing.assert_array_equal(rounded(exact, precision)(x), exact(x))
+
+    net = ep.HopfieldEnergy((4, 6, 3), key=jax.random.key(1))
+    states = [
+        tuple(
+            jax.random.uniform(jax.random.fold_in(jax.random.key(2), i), (n,))
+            for n in (6, 3)
+        )
+        for i in range(2)
+    ]
+
+    def contrast(net):
+        free, nudged = (net.potential(x[0, :4], s) for s in states)
+        return nudged - free
+
+    found = rounded(eqx.filter_grad(contrast), precision)(net).biases
+    for bias, free, nudged in zip(found, *map(net.rates, states), strict=True):
+        np.testing.assert_allclose(bias, free - nudged, rtol=0, atol=1e-6)
+
+
 @pytest.fixture
 def options(x, y):
     np.savez("own.npz", x=x, y=y)

@@ -3,10 +3,12 @@
 `float32` is meant literally: left to itself, JAX multiplies float32 matrices in tf32
 on NVIDIA's GPUs and in bfloat16 on TPUs.  In `tf32` (10 bits of mantissa) and `bf16`
 (7 bits) the operands of every matrix product and convolution are rounded, gradients'
-products included; sums, states, parameters and all else stay float32.  The rounding is
-written into the program, so that the numbers are the same on every machine up to the
-order of sums: on an accelerator its own fast product follows and finds nothing left to
-round; on a CPU the product stays a float32 one, and only the cost in accuracy is real.
+products included; sums, states, parameters and all else stay float32, and so does a
+product of precision "highest", by which sums are written that are fast as products.
+The rounding is written into the program, so that the numbers are the same on every
+machine up to the order of sums: on an accelerator its own fast product follows and
+finds nothing left to round; on a CPU the product stays a float32 one, and only the cost
+in accuracy is real.
 """
 
 from collections.abc import Callable
@@ -63,7 +65,7 @@ def _round(jaxpr: core.Jaxpr, bits: int, known: dict[int, core.Jaxpr]) -> core.J
     if id(jaxpr) not in known:
         equations = []
         for equation in jaxpr.eqns:
-            if equation.primitive in _PRODUCTS:
+            if equation.primitive in _PRODUCTS and not _is_exact(equation):
                 *before, product = _round_operands(equation, bits)
                 equations += [*before, product]
                 continue
@@ -71,6 +73,12 @@ def _round(jaxpr: core.Jaxpr, bits: int, known: dict[int, core.Jaxpr]) -> core.J
             equations.append(equation.replace(params=params))
         known[id(jaxpr)] = jaxpr.replace(eqns=equations)
     return known[id(jaxpr)]
+
+
+def _is_exact(product: core.JaxprEqn) -> bool:
+    """Whether this product was asked for at the highest precision."""
+    highest = jax.lax.Precision.HIGHEST
+    return product.params["precision"] == (highest, highest)
 
 
 def _round_operands(equation: core.JaxprEqn, bits: int) -> list[core.JaxprEqn]:
