@@ -393,6 +393,31 @@ def test_kolen_pollack_shares_the_update_and_forgets():
     )
 
 
+def test_backward_weights_learn_at_the_rate_of_their_partners():
+    """Both ends of a synapse have one rate, so that Kolen and Pollack's pairs meet."""
+    net = ep.LeakyIntegrator((3, 4, 4, 2), key=jax.random.key(0), angle=None)
+    rates = (0.3, 0.2, 0.1)
+    params = (eqx.filter(net, eqx.is_inexact_array), None)
+    ones = jax.tree.map(jnp.ones_like, params)
+    sgd = ep.Optimizer("sgd", rates).build(params, 1)
+    moved = sgd.update(ones, sgd.init(params), params)[0]
+    sizes = jax.tree.map(lambda leaf: -float(leaf.ravel()[0]), moved[0])
+    assert sizes.weights == sizes.biases == pytest.approx(rates)
+    assert sizes.backward == pytest.approx(rates[1:])
+
+    path = {"free": SETTLE, "nudged": ep.Euler(0.1, 1), "beta": 0.1}
+    x, y = batch(size=3)
+    problem = (net, COST, x, y)
+    continual = ep.ContinualEquilibriumPropagation(**path, learning_rate=rates)
+    continual.check_optimizer(sgd, params)
+    pairs = ep.KolenPollackEquilibriumPropagation(**path, decay=0.25)(*problem).grads
+    moved = sgd.update((pairs, None), sgd.init(params), params)[0][0]
+    for n, rate in enumerate(rates[1:]):
+        before = net.weights[n + 1] - net.backward[n]
+        after = before + moved.weights[n + 1] - moved.backward[n]
+        np.testing.assert_allclose(after, (1 - 0.25 * rate) * before, atol=IDENTITY)
+
+
 # What they share
 
 

@@ -3,8 +3,9 @@
 Scellier et al. 2018 (arXiv 1808.04873).  The paper's hyper-parameters are in an
 appendix that we have not seen.  Those of one and two hidden layers are of the same
 group's later code (continualEP): its network in discrete time, s ← ρ(drive), PyTorch's
-initial weights, T, K, β and rates of its commands.  The rule is the paper's
-dW ∝ ρ(s_j) ds_i, without a factor ρ′(drive), as that code has it.
+initial weights, T, K, β and rates of its commands, one for both ends of a synapse.
+The rule is the paper's dW ∝ ρ(s_j) ds_i, without a factor ρ′(drive), as that code has
+it.
 
 Figure 3 is of three hidden layers, trained for about 70 epochs.  No hyper-parameters
 of it are known.  Ours are the network of two layers with one more, sweeps instead of
@@ -13,13 +14,7 @@ steps of all layers at once, and what was chosen by trying it:
 - ω = 1.2 and at most 100 sweeps.  In a trained network two examples in a hundred need
   more than 50 sweeps with ω = 1, and every third of these is classified wrongly.  How
   fast test images settle was looked at for it.  At ω = 1.4 the network swings.
-- β = 3 and K = 5, by train error.  With a small nudge or a long nudged phase the noise
-  of the updates is large: a network of 0.7 % train error, trained further on 10 000
-  examples at constant rates, is at 1.7 % after two epochs with β = 0.5 and K = 10, at
-  0.7 % with β = 2 and K = 5.  One example in a hundred, settling in twice the sweeps
-  of others, carries three quarters of the hidden layers' squared contrast; the largest
-  is a tenth with β = 3 and K = 5.  (We think that it is near to changing its fixed
-  point, and a small nudge carries it far.)
+- β, K and the rates, by train error.
 - Rates that fall to zero over the 70 epochs.
 """
 

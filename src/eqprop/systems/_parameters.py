@@ -13,16 +13,31 @@ def parameter_groups(model: PyTree) -> PyTree[str]:
 
     The first index on the path to a parameter is its layer (`.weights[0]` and
     `.biases[0]` share layer 0); a parameter without an index is a layer of its own.
+    A backward weight is of its forward partner's layer, where the system declares such
+    pairs by `reciprocal()`: both are one synapse, seen from its two ends.
     """
     params = eqx.filter(model, eqx.is_inexact_array)
+    partners = _partners(model[0])
 
-    def name(path, _):
+    def name(path, leaf):
+        path = paths.get(partners.get(id(leaf)), path)
         for entry in path[1:]:
             if isinstance(entry, jax.tree_util.SequenceKey):
                 return f"{_root(path)}layer {entry.idx + 1}"
         return parameter_name(path)
 
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = {id(leaf): path for path, leaf in leaves}
     return jax.tree_util.tree_map_with_path(name, params)
+
+
+def _partners(system: Any) -> dict[int, int]:
+    """The forward parameter of each backward one, both by their identity."""
+    declared = getattr(system, "reciprocal", None)
+    if not callable(declared):
+        return {}
+    forward, backward = (map(id, jax.tree.leaves(end)) for end in declared())
+    return dict(zip(backward, forward, strict=False))
 
 
 def by_layer(what: str, values: Sequence[Any], groups: PyTree[str]) -> dict[str, Any]:
