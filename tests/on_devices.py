@@ -39,6 +39,10 @@ RULES = {
     "probes": (field, ep.JacobianHomeostasis(EP(TIGHT, NUDGED, 0.1), 0.1)),
     "clamped": (hopfield, ep.CoupledLearning(NOISE, NOISE, 0.1)),
     "a path": (hopfield, ep.SpikeTimingDependentPlasticity(TIGHT, NUDGED, 0.1)),
+    "complex, of those that settle": (
+        hopfield,
+        ep.HolomorphicEquilibriumPropagation(TIGHT, ep.Euler(0.3, 20, tol=3e-3), 0.1),
+    ),
     "exact": (hopfield, ep.ImplicitDifferentiation(TIGHT)),
 }
 
@@ -55,8 +59,8 @@ def same_gradients(name):
     x, y = batch(size=16)
     key = jax.random.key(3)
     whole = estimator(system, cost, x, y, key=key)
-    settled = whole.equilibrium.status == ep.Status.settled
-    assert name != FIRST or 0 < np.sum(settled) < 16
+    left_out = 0 if whole.weight is None else int(np.sum(whole.weight == 0))
+    assert (0 < left_out < 16) == ("that settle" in name)
     expected = (whole.loss, whole.grads, whole.cost_grads, whole.equilibrium)
     for devices in (2, 4) if name == FIRST else (2,):
         mesh = _devices.make_mesh(devices)

@@ -21,7 +21,7 @@ class Line(ep.AbstractEnergy):
     weight: jax.Array
 
     def init_state(self, x):
-        return jnp.zeros(1)
+        return jnp.zeros_like(self.weight)
 
     def energy(self, x, s):
         return 0.5 * x[1] * jnp.sum((s - self.weight * x[0]) ** 2)
@@ -120,6 +120,44 @@ def test_a_state_that_nothing_bounds_is_told_from_one_that_swings():
     x, y = examples(SETTLES, -9.0)
     with pytest.raises(ep.TrainingDiverged, match=r"example 1.*grows steadily"):
         fit(x, y, rule(steps=200))
+
+
+def test_a_batch_of_which_nothing_is_left_changes_nothing():
+    """Fails if a diverged example that is alone in its batch stops a masked run."""
+    x, y = examples(SETTLES, DIVERGES, SETTLES)
+    found = fit(x, y, on_unsettled="mask", batch_size=1)
+    alone = fit(x[::2], y[::2], batch_size=1)
+    np.testing.assert_array_equal(found.system.weight, alone.system.weight)
+    nothing = rule()(line(), ep.SquaredError(), x[1:2], y[1:2], weight=jnp.zeros(1))
+    assert (nothing.loss, nothing.grads.weight) == (0, 0)
+
+
+def test_examples_that_diverged_were_not_classified():
+    """Fails if the train error counts them among all, and not among the errors."""
+    x, _ = examples(SETTLES, DIVERGES, SETTLES, DIVERGES)
+    system = Line(jnp.array([0.2, 0.1]))  # the first class, whatever is shown
+    found = ep.fit(
+        *(system, ep.SquaredError(), x, jnp.eye(2)[jnp.array([1, 0, 0, 0])]),
+        estimator=rule(),
+        optimizer=optax.sgd(0.0),
+        batch_size=4,
+        epochs=1,
+        on_unsettled="mask",
+    )
+    assert found.history[0]["masked"] == 2
+    assert found.history[0]["train_error"] == 0.75
+
+
+def test_nudges_that_never_settle_are_an_error():
+    """Holomorphic EP leaves such examples out; of nothing at all there is no run."""
+    x, y = examples(SETTLES, SETTLES)
+    phases = ep.Euler(0.5, 60), ep.Euler(0.5, 2, tol=1e-6)
+    estimator = ep.HolomorphicEquilibriumPropagation(*phases)
+    lost = estimator(line(), ep.SquaredError(), x, y)
+    assert int(lost.stats["left_out"]) == 2
+    assert not lost.weight.any()
+    with pytest.raises(ep.TrainingDiverged, match="the nudged phases of no example"):
+        fit(x, y, estimator)
 
 
 def test_all_masked_is_an_error():

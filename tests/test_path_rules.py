@@ -120,7 +120,7 @@ def test_sgd_lands_where_the_path_ended(name):
     rule = continual(eta=(0.1, 0.2, 0.3), nudged=ep.Euler(0.2, 4))
     model = (system, cost)
     params = eqx.filter(model, eqx.is_inexact_array)
-    groups = {"hopfield": ((0, 1), (0, 1)), "leaky": ((0, 1), (0, 1), (0,))}[name]
+    groups = {"hopfield": ((0, 1), (0, 1)), "leaky": ((0, 1), (0, 1), (1,))}[name]
     rates = jax.tree.unflatten(
         jax.tree.structure(params),
         [(0.1, 0.2)[k] for group in groups for k in group] + [0.3],
@@ -416,6 +416,18 @@ def test_backward_weights_learn_at_the_rate_of_their_partners():
         before = net.weights[n + 1] - net.backward[n]
         after = before + moved.weights[n + 1] - moved.backward[n]
         np.testing.assert_allclose(after, (1 - 0.25 * rate) * before, atol=IDENTITY)
+
+
+def test_pairs_are_parameters():
+    """A product of one is none that a rate or a decay could be for."""
+
+    class Turned(ep.LeakyIntegrator):
+        def reciprocal(self):
+            return [w.T for w in self.weights[1:]], self.backward
+
+    net = Turned((2, 4, 1), key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"Turned.reciprocal\(\) must return two"):
+        ep.Optimizer("sgd", (0.1, 0.2)).build((net, None), 1)
 
 
 # What they share

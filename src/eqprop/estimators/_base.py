@@ -42,6 +42,8 @@ class Gradient(eqx.Module):
     - `cost_grads`: the same for the cost.
     - `equilibrium`: the free phase, per example.
     - `stats`: the rule's name and its own measurements.
+    - `weight`: the weights `[batch]` of those means, 0 where the rule or its caller
+      left an example out; `None`: all alike.  Where all are 0, the means are 0.
     """
 
     loss: Scalar
@@ -49,6 +51,7 @@ class Gradient(eqx.Module):
     cost_grads: PyTree[Array | None]
     equilibrium: Equilibrium
     stats: Stats
+    weight: Float[Array, " batch"] | None = None
 
 
 class AbstractEstimator(eqx.Module):
@@ -94,7 +97,9 @@ class AbstractEstimator(eqx.Module):
 
     @eqx.filter_jit
     def _compiled(self, system, cost, x, y, state, key, weight) -> Gradient:
-        return self.estimate(system, cost, x, y, state, key, weight)
+        found = self.estimate(system, cost, x, y, state, key, weight)
+        used = weight if found.weight is None else found.weight
+        return found if used is None else _weighted(found, used)
 
     def estimate(
         self,
@@ -125,13 +130,6 @@ class AbstractEstimator(eqx.Module):
     ) -> Gradient:
         """The rule itself at a given free equilibrium, under `jax.jit`."""
 
-    def used(
-        self, free: Equilibrium, weight: Float[Array, " batch"] | None
-    ) -> Float[Array, " batch"] | None:
-        """The weights in the mean, once the free phase is known; `None`: all alike."""
-        del free
-        return weight
-
     def check(self, gradient: Gradient) -> None:
         """Raise if the gradient must not be used; outside of `jax.jit` only."""
 
@@ -154,6 +152,14 @@ class AbstractEstimator(eqx.Module):
                 f"{type(self).__name__} relaxes on a device of yours, of which there "
                 f"is one: it cannot be shared by {devices}; train on one device"
             )
+
+
+def _weighted(found: Gradient, weight: Float[Array, " batch"]) -> Gradient:
+    """With its weights, and 0 for the means of no example: those may be of a NaN."""
+    empty = jnp.sum(weight) == 0
+    means = (found.loss, found.grads, found.cost_grads)
+    loss, grads, cost_grads = jax.tree.map(lambda v: jnp.where(empty, 0, v), means)
+    return Gradient(loss, grads, cost_grads, found.equilibrium, found.stats, weight)
 
 
 def weighted_mean(

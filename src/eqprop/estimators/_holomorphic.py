@@ -92,7 +92,7 @@ class HolomorphicEquilibriumPropagation(AbstractEstimator):
         }
         rule = f"holomorphic equilibrium propagation, N = {self.points}"
         mean = weighted_mean(jnp.real(loss), kept)
-        return Gradient(mean, grads, cost_grads, free, Stats(rule, values))
+        return Gradient(mean, grads, cost_grads, free, Stats(rule, values), kept)
 
 
 def _complex(model, x, y, state, dtype):

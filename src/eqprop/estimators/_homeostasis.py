@@ -5,6 +5,7 @@ s⁰ (paper C, eq 18).  The penalty E_v ‖(J − Jᵀ)v‖² = ‖J − Jᵀ‖
 costs one Jacobian-vector and one vector-Jacobian product a probe, and shrinks it.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -82,7 +83,7 @@ class JacobianHomeostasis(AbstractAround):
             f"{gradient.stats.rule}, Jacobian homeostasis",
             gradient.stats.values | {"asymmetry": asymmetry},
         )
-        return Gradient(gradient.loss, grads, gradient.cost_grads, free, stats)
+        return dataclasses.replace(gradient, grads=grads, stats=stats)
 
     def _penalty(self, system, x, state, key, weight) -> tuple[Any, Any]:
         """The mean and each example's ‖J − Jᵀ‖², and ∂mean/∂θ."""

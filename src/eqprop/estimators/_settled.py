@@ -1,5 +1,7 @@
 """Any rule, learning from the examples that settled and from no other."""
 
+import dataclasses
+
 from ..relaxations._base import Status
 from ._around import AbstractAround
 from ._base import AbstractEstimator, Gradient
@@ -14,12 +16,11 @@ class SettledOnly(AbstractAround):
     estimator: AbstractEstimator
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
-        used = self.used(free, weight)
-        return self.estimator.at(system, cost, x, y, free, keys, used)
-
-    def used(self, free, weight):
-        settled = (free.status == Status.settled).astype(float)
-        return settled if weight is None else weight * settled
+        kept = (free.status == Status.settled).astype(float)
+        kept = kept if weight is None else weight * kept
+        found = self.estimator.at(system, cost, x, y, free, keys, kept)
+        weight = kept if found.weight is None else found.weight
+        return dataclasses.replace(found, weight=weight)
 
 
 def settled_only(estimator: AbstractEstimator) -> SettledOnly:

@@ -1,5 +1,6 @@
 """Names and layers of the parameters of a pair (system, cost)."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 
-def parameter_groups(model: PyTree) -> PyTree[str]:
+def parameter_groups(model: Any) -> PyTree[str]:
     """The layer of each parameter, as a tree of names, in the order of the layers.
 
     The first index on the path to a parameter is its layer (`.weights[0]` and
@@ -17,27 +18,39 @@ def parameter_groups(model: PyTree) -> PyTree[str]:
     pairs by `reciprocal()`: both are one synapse, seen from its two ends.
     """
     params = eqx.filter(model, eqx.is_inexact_array)
-    partners = _partners(model[0])
+    places = jax.tree_util.tree_map_with_path(lambda path, _: _Place(path), params)
+    partners = _partners(places[0])
 
-    def name(path, leaf):
-        path = paths.get(partners.get(id(leaf)), path)
+    def name(place):
+        path = (partners[place] if place in partners else place).path
         for entry in path[1:]:
             if isinstance(entry, jax.tree_util.SequenceKey):
                 return f"{_root(path)}layer {entry.idx + 1}"
         return parameter_name(path)
 
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    paths = {id(leaf): path for path, leaf in leaves}
-    return jax.tree_util.tree_map_with_path(name, params)
+    return jax.tree.map(name, places)
 
 
-def _partners(system: Any) -> dict[int, int]:
-    """The forward parameter of each backward one, both by their identity."""
-    declared = getattr(system, "reciprocal", None)
-    if not callable(declared):
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a parameter stands; what stands for it."""
+
+    path: tuple[Any, ...]
+
+
+def _partners(system: Any) -> dict[_Place, _Place]:
+    """The forward parameter of each backward one, of a system of places."""
+    if not callable(getattr(system, "reciprocal", None)):
         return {}
-    forward, backward = (map(id, jax.tree.leaves(end)) for end in declared())
-    return dict(zip(backward, forward, strict=False))
+    try:
+        forward, backward = (jax.tree.leaves(ends) for ends in system.reciprocal())
+        return dict(zip(backward, forward, strict=True))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(system).__name__}.reciprocal() must return two sequences of "
+            "parameters that match, forward and backward ones, and the parameters "
+            f"themselves, nothing computed of them: {error}"
+        ) from error
 
 
 def by_layer(what: str, values: Sequence[Any], groups: PyTree[str]) -> dict[str, Any]:

@@ -196,21 +196,23 @@ def gradient(
         estimator, system, cost, key = whole
         x, y, state, weight = split
         found = estimator(system, cost, x, y, state=state, key=key, weight=weight)
-        used = estimator.used(found.equilibrium, weight)
-        own = jnp.ones(()) if used is None else jnp.sum(used)
-        share = own / jax.lax.psum(own, DATA_AXIS)
+        used = found.weight
+        if used is None:
+            used = jnp.ones(len(found.equilibrium.status))
+        own, total = jnp.sum(used), jax.lax.psum(jnp.sum(used), DATA_AXIS)
+        share = own / jnp.where(total == 0, 1, total)
         means = jax.tree.map(
-            lambda v: jnp.where(own > 0, share * v, 0).astype(v.dtype),
+            lambda v: (share * v).astype(v.dtype),
             (found.loss, found.grads, found.cost_grads),
         )
-        return jax.lax.psum(means, DATA_AXIS), found.equilibrium
+        return jax.lax.psum(means, DATA_AXIS), (found.equilibrium, used)
 
     whole, split = (estimator, system, cost, key), (x, y, state, weight)
     out = (EVERYWHERE, BY_EXAMPLE)
-    means, equilibrium = _over_devices(part, mesh, whole, split, out)
+    means, (equilibrium, used) = _over_devices(part, mesh, whole, split, out)
     loss, grads, cost_grads = means
     stats = Stats(type(estimator).__name__, {})
-    return Gradient(loss, grads, cost_grads, equilibrium, stats)
+    return Gradient(loss, grads, cost_grads, equilibrium, stats, used)
 
 
 def settled(

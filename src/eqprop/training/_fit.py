@@ -232,7 +232,7 @@ def run_epochs(
 
     `seconds` is what the epoch in progress has taken before this call (on resuming).
     """
-    elapsed = seconds + sum(record["seconds"] for record in history)
+    elapsed = sum(record["seconds"] for record in history)
     observer.on_start(trainer, state, epochs)
     while int(state.epoch) < epochs:
         began = time.perf_counter() - seconds
@@ -279,9 +279,14 @@ def _record(
     """
     record: dict[str, Any] = {"epoch": int(state.epoch) + 1, **metrics(state.sums)}
     if record["masked"] == trainer.examples:
+        what, help = "no example settled", "Use a smaller estimator.beta."
+        if trainer.on_unsettled == "mask":
+            help = advice(trainer, state)
+        else:
+            what = "the nudged phases of no example settled"
         raise TrainingDiverged(
-            f"no example settled in epoch {record['epoch']}, so that all were left out "
-            f"of the gradient and nothing was learnt. {advice(trainer, state)}"
+            f"{what} in epoch {record['epoch']}, so that all were left out of the "
+            f"gradient and nothing was learnt. {help}"
         )
     if state.dt is not None:
         record["dt"] = float(state.dt)

@@ -248,8 +248,10 @@ class Trainer(eqx.Module):
         kept = index < self.examples
         status = gradient.equilibrium.status
         unsettled = kept & (status != Status.settled)
-        used = kept & ~unsettled if self.on_unsettled == "mask" else kept
-        wrong = used & (status == Status.diverged)
+        used = kept if gradient.weight is None else kept & (gradient.weight > 0)
+        wrong = kept & (status == Status.diverged)
+        if self.on_unsettled == "mask":
+            wrong = jnp.zeros_like(kept)
         if self.on_unsettled == "error":
             wrong |= unsettled
 

@@ -82,11 +82,12 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
 
 def measure_step(system, cost, gradient, y, kept, used) -> dict[str, Array]:
     """What one step adds to the epoch's sums; the loss is that of the `used` ones."""
-    # A masked example that diverged has no numbers to add.
-    finite = kept & (gradient.equilibrium.status != Status.diverged)
-    states = measure_states(system, cost, gradient.equilibrium, y, finite)
+    # A masked example that diverged has no numbers to add, and no right answer.
+    diverged = kept & (gradient.equilibrium.status == Status.diverged)
+    states = measure_states(system, cost, gradient.equilibrium, y, kept & ~diverged)
     count = jnp.sum(used)
     return states | {
+        "errors": states["errors"] + jnp.sum(diverged),
         "examples": jnp.sum(kept),
         "used": count,
         "loss": gradient.loss * count,
