@@ -21,8 +21,8 @@ def parameter_groups(model: Any) -> PyTree[str]:
     places = jax.tree_util.tree_map_with_path(lambda path, _: _Place(path), params)
     partners = _partners(places[0])
 
-    def name(place):
-        path = (partners[place] if place in partners else place).path
+    def name(place: _Place) -> str:
+        path = partners.get(place, place).path
         for entry in path[1:]:
             if isinstance(entry, jax.tree_util.SequenceKey):
                 return f"{_root(path)}layer {entry.idx + 1}"
