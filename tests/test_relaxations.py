@@ -446,6 +446,36 @@ def test_over_relaxation_tames_depth(x64):
     assert jnp.mean(faster.steps) < 0.6 * jnp.mean(plain.steps)
 
 
+@pytest.mark.parametrize("beta", [-0.95, -1.0, -1.5, -4.0])
+@pytest.mark.parametrize("omega", [1.0, 1.7])
+def test_a_negative_nudge_that_outweighs_the_leak_descends_to_a_bound(beta, omega, x64):
+    """Outputs on a hilltop, between bounds: as Euler finds, and downwards all the way.
+
+    Fails if a step divides by 1 + β ≤ 0, which climbs.
+    """
+    net, (x, _) = hopfield((3, 8, 5, 3), ep.hard_sigmoid, seed=4), batch(size=5)
+    y = jax.nn.one_hot(jnp.arange(5) % 3, 3)
+    nudge = {"cost": ep.SquaredError(), "y": y, "beta": beta}
+    free = ep.relax(net, x, ep.Sweep(50)).state
+    euler = ep.relax(net, x, ep.Euler(0.02, 20000, 1e-9), state=free, **nudge)
+    swept = ep.relax(net, x, ep.Sweep(3000, 1e-9, omega=omega), state=free, **nudge)
+    for found in (euler, swept):
+        assert (found.status == ep.Status.settled).all()
+    np.testing.assert_allclose(swept.state[-1], euler.state[-1], atol=1e-7)
+    if beta < -1:
+        assert set(np.unique(swept.state[-1])) <= {0.0, 1.0}
+
+    def height(state):
+        costs = jax.vmap(ep.SquaredError())(jax.vmap(net.readout)(state), y)
+        return jax.vmap(net.energy)(x, state) + beta * costs
+
+    state, before = free, height(free)
+    for _ in range(30):
+        state = ep.relax(net, x, ep.Sweep(1, omega=omega), state=state, **nudge).state
+        assert (height(state) <= before + IDENTITY).all()
+        before = height(state)
+
+
 @pytest.mark.parametrize("omega", [0, -1, 2, 2.5, float("nan")])
 def test_sweep_refuses_an_omega_that_does_not_descend(omega):
     with pytest.raises(ValueError, match="omega"):

@@ -21,6 +21,9 @@ from ._base import (
 )
 from ._euler import largest
 
+LEAST = 0.1
+"""of a block's own curvature: what a negative nudge leaves of it at least"""
+
 
 class Sweep(AbstractRelaxation):
     """s_k ← project(s_k + ω (velocity_k − β ∂C_k/∂s) / (a_k + β c_k)), block by block.
@@ -28,8 +31,10 @@ class Sweep(AbstractRelaxation):
     a is the curvature that the system's `blocks()` declare, c that of the cost.  With
     upper bounds of the true curvature the potential + β cost never rises, for any ω
     between 0 and 2: a block's energy lies below a parabola in each unit, of which ω = 1
-    goes to the lowest point, and ω = 2 to the same height on the other side.  Larger ω
-    (successive over-relaxation, Young 1954) settles deep networks in fewer sweeps.
+    goes to the lowest point, and ω = 2 to the same height on the other side.  Where a
+    negative β leaves no such parabola, of which a + β c is below a/10, that is taken:
+    its steps descend towards the bounds.  Larger ω (successive over-relaxation, Young
+    1954) settles deep networks in fewer sweeps.
     The residual is the largest projected velocity that a block saw in its turn.
 
     **Arguments:**
@@ -78,14 +83,12 @@ class Sweep(AbstractRelaxation):
         """Solve one block; the residual is what it saw."""
         old = _leaves(block, s)
         velocity = _leaves(block, dynamics.velocity(s))
-        curvature = [
-            a + c
-            for a, c in zip(
-                _curvature(block, dynamics.x, s, len(old)),
-                _cost_curvature(dynamics, block, s),
-                strict=True,
-            )
-        ]
+        pairs = zip(
+            _curvature(block, dynamics.x, s, len(old)),
+            _cost_curvature(dynamics, block, s),
+            strict=True,
+        )
+        curvature = [a + jnp.maximum(c, (LEAST - 1) * jnp.real(a)) for a, c in pairs]
         moved = [
             u + self.omega * v / a
             for u, v, a in zip(old, velocity, curvature, strict=True)
