@@ -524,6 +524,21 @@ def test_a_rule_is_chosen_by_its_word_and_kept(word):
     assert config_from_json(config_to_json(config)) == config
 
 
+@pytest.mark.parametrize("nudging", ["one-sided", "random-sign", "centered"])
+def test_a_rule_that_is_chosen_nudges_as_the_one_before(nudging):
+    """Fails if a word changes more than the rule; C-EP has no centered nudge."""
+    phases = (ep.Euler(0.5, 99), ep.Euler(0.5, 7))
+    like = ep.EquilibriumPropagation(*phases, 0.1, nudging)
+    around = ep.JacobianHomeostasis(like, 0.1)
+    assert named_estimator("ep", around) == like
+    for word in ("ep", "vf", "kp", "cep"):
+        for rule in (like, around):
+            found = named_estimator(word, rule)
+            assert (found.free, found.nudged, found.beta) == (*phases, 0.1)
+            same = word != "cep" or nudging != "centered"
+            assert found.nudging == (nudging if same else "one-sided")
+
+
 @pytest.mark.parametrize("name", ["C-EP.steps", "A.stdp"])
 def test_the_claims_hold(name):
     """As the demonstrations measure them."""

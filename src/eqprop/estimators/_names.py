@@ -5,6 +5,7 @@ import difflib
 
 from ..relaxations._base import AbstractRelaxation
 from ..relaxations._langevin import Langevin
+from ._around import AbstractAround
 from ._asymmetric import (
     AsymmetricEquilibriumPropagation,
     DyadicEquilibriumPropagation,
@@ -51,13 +52,16 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
 
     It keeps the free phase; RBP and BPTT take dt and steps from an Euler nudged
     phase, so that they compute what EP's nudged phase does.  A clamped phase and a
-    nudged one stand for each other.
+    nudged one stand for each other.  Rules that nudge alike nudge as `like` does; of a
+    rule around another, the other counts.
     """
     if name not in ESTIMATORS:
         near = difflib.get_close_matches(name, ESTIMATORS, 1)
         hint = f"did you mean {near[0]}?" if near else "choose " + ", ".join(ESTIMATORS)
         raise ValueError(f"there is no estimator {name!r}; {hint}")
     kind = ESTIMATORS[name]
+    if isinstance(like, AbstractAround):
+        return named_estimator(name, like.estimator)
     if type(like) is kind:
         return like
     if kind is ImplicitDifferentiation:
@@ -70,6 +74,12 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
     if names & {"nudged", "clamped"}:
         # CHL's β = 1 belongs to the rule, so it has no field of that name.
         options = {"beta": vars(like).get("beta", 0.25)} if "beta" in names else {}
+        ep = EquilibriumPropagation
+        nudging = like.nudging if isinstance(like, ep) and issubclass(kind, ep) else ""
+        # Two paths cannot both move the parameters: C-EP has no centered nudge.
+        two_paths = kind is ContinualEquilibriumPropagation and nudging == "centered"
+        if nudging and not two_paths:
+            options["nudging"] = nudging
         return kind(like.free, nudged, **options)  # type: ignore[call-arg]
     dt = getattr(nudged, "dt", None)
     if dt is None:  # a sweep does more than a step of Euler's
