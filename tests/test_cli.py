@@ -1,6 +1,7 @@
 """The command line as a user runs it, in this process for speed."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,6 +247,22 @@ def test_results_are_kept_and_tabled(capsys):
     assert "| 2 | 3 |" in row
     with open("kept/s0.json", encoding="utf-8") as file:
         assert len(json.load(file)["history"]) == 3
+
+
+def test_results_of_others_are_not_lost(capsys):
+    """Runs of several seeds are told apart; of another configuration, refused."""
+    for name in ("five/seed0", "six/seed0", "s"):
+        run_json(capsys, "train", "--run", name, *SMALL)
+        assert run(capsys, "report", name, "--out", "kept")[0] == 0
+    kept = sorted(path.name for path in Path("kept").glob("*.json"))
+    assert kept == ["five-seed0.json", "s.json", "six-seed0.json"]
+    assert run(capsys, "report", "s", "--out", "kept")[0] == 0  # the same again
+    run_json(capsys, "train", "--run", "else/s", *SMALL, "--batch-size", "16")
+    before = Path("kept/s.json").read_bytes()
+    status, _, err = run(capsys, "report", "else/s", "--out", "kept")
+    assert status == 2
+    assert "kept/s.json holds a run of another configuration" in err
+    assert Path("kept/s.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "recipes", "info"])

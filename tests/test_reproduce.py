@@ -368,6 +368,52 @@ def test_kept_trainings_are_of_the_recipes_as_they_stand(tmp_path):
         assert {**stands, "seed": None} == {**kept, "seed": None}, name
 
 
+def test_a_page_of_others_is_not_overwritten(claims, tmp_path, capsys):
+    """Fails if a README or a JSON file that is there is lost, or taken for ours."""
+    page = tmp_path / "README.md"
+    page.write_text("# My project\n", encoding="utf-8")
+    out = ["--out", str(tmp_path)]
+    assert main(["reproduce", "A.good", *out]) == 2
+    assert "was not made by eqprop reproduce" in capsys.readouterr().err
+    (tmp_path / "package.json").write_text('{"name": "x"}', encoding="utf-8")
+    assert main(["reproduce", *out]) == 0
+    assert page.read_text("utf-8") == "# My project\n"
+    page.unlink()
+    assert main(["reproduce", "A.good", *out]) == 0
+    assert main(["reproduce", *out]) == 0
+    assert "A.good" in page.read_text("utf-8")
+
+
+def test_any_error_that_differs_is_told(tmp_path):
+    """Fails if only the first published number of an item decides."""
+    item = ITEMS["D.table1.P-2h"]
+    errors = [(0.0190, 0.0200), (0.0195, 0.0210), (0.0200, 0.0220)]
+    seeds = [
+        {"seed": n, "failure": None, "last": {"test_error": a, "train_error": b}}
+        for n, (a, b) in enumerate(errors)
+    ]
+    record = {"quick": False, "seeds": seeds}
+    assert [mark for *_, mark in item.marks(record)] == ["agrees", "differs"]
+    assert item.verdict(record) == "differs"
+    for seed in seeds:
+        seed["failure"] = "it diverged"
+    assert item.verdict(record) == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("A.good --settled --seeds 5", "--settled, --seeds would do nothing"),
+        ("A.good --epochs 2", "--epochs would do nothing"),
+        ("--quick --seeds 5", "--seeds, --quick would do nothing"),
+    ],
+)
+def test_options_without_effect_are_refused(options, words, claims, capsys, tmp_path):
+    assert main(["reproduce", *options.split(), "--out", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_curves_need_as_many_x_as_y():
     with pytest.raises(ValueError, match="found: 2 x and 1 y"):
         demonstrations.Curve("found", (1, 2), (1,))

@@ -1,6 +1,7 @@
 """`eqprop report` and `export`: what others read, with eqprop and without."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -127,13 +128,19 @@ def _keep(options: ReportOptions, folder: Path) -> int:
         if not run.history():
             raise ValueError(f"{path} holds no finished epoch to report")
     _check_results(folder, options.runs)
-    files = [str(_report.keep(path, folder)) for path in options.runs]
+    files = [str(_kept(runs.RunDirectory(path), folder)) for path in options.runs]
     table_file = str(_report.write_table(folder))
     if options.json:
         print_json({"files": files, "table": table_file})
     else:
         print("\n".join([*(f"kept {file}" for file in files), f"table {table_file}"]))
     return 0
+
+
+def _kept(run: runs.RunDirectory, folder: Path) -> Path:
+    config = json.loads(run.config_file.read_text(encoding="utf-8"))
+    environment = runs.read_environment(run)
+    return _report.keep(run.path, folder, config, environment, run.history())
 
 
 def _check_results(folder: Path, added: tuple[Path, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from ..papers import (
+    check_page,
     Context,
     duration,
     Item,
@@ -29,7 +30,7 @@ from ._platform import Computing, start
 from ._progress import each_run
 from ._verify import plain, working
 
-FAILED = ("does not hold", "differs")
+FAILED = ("does not hold", "differs", "diverged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,11 @@ def main(argv: list[str]) -> int:
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs {options.epochs}: give a whole number ≥ 1, e.g. 10")
     if not options.items:
+        _check_effects(options, [])
         return _list(options)
     chosen = _chosen(options.items)
+    _check_effects(options, chosen)
+    check_page(options.out)
     # Claims run once, trainings for long: only the latter are worth optimizing.
     start(options, quickly=not any(isinstance(item, Trained) for item in chosen))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -87,6 +91,21 @@ def main(argv: list[str]) -> int:
     else:
         print(f"{options.out}: README.md, and a .png and a .json of each item")
     return 1 if any(map(_has_failed, found.values())) else 0
+
+
+def _check_effects(options: ReproduceOptions, chosen: list[Item]) -> None:
+    """Refuse options of which no chosen item takes any notice."""
+    trainings = any(isinstance(item, Trained) for item in chosen)
+    words = {
+        "--settled": options.settled and not trainings,
+        "--epochs": options.epochs is not None and not trainings,
+        "--seeds": options.seeds > 1 and not trainings,
+        "--quick": options.quick and not chosen,
+    }
+    without = ", ".join(word for word, idle in words.items() if idle)
+    if without:
+        what = "no training is among them" if chosen else "no item is given"
+        raise ValueError(f"{without} would do nothing: {what}; leave it out")
 
 
 def _measure(item: Item, options: ReproduceOptions) -> dict[str, Any]:
@@ -155,9 +174,7 @@ def _list(options: ReproduceOptions) -> int:
 
 
 def _row(item: Item, record: dict[str, Any] | None) -> dict[str, str]:
-    published = "–"
-    if isinstance(item, Trained):
-        published = ", ".join(map(quantity, item.published)) or "not published"
+    published = ", ".join(map(quantity, item.published)) or "–"
     row = {
         "shows": item.shows,
         "published": published,
@@ -176,7 +193,11 @@ def _chosen(words: tuple[str, ...]) -> list[Item]:
     """The items that the words name, each once, in the order of the list."""
     chosen = set()
     for word in words:
-        found = [n for n in ITEMS if word in ("all", n) or n.startswith(f"{word}.")]
+        found = [
+            name
+            for name, item in ITEMS.items()
+            if word in ("all", name, item.paper) or name.startswith(f"{word}.")
+        ]
         if not found:
             raise ValueError(f"there is no item {word!r}; {suggest(word, ITEMS)}")
         chosen.update(found)

@@ -7,6 +7,7 @@ trained, and either way leaves a record, a figure and a mark.
 from ._item import Context as Context, Item as Item
 from ._items import ITEMS as ITEMS, PAPERS as PAPERS
 from ._page import (
+    check_page as check_page,
     duration as duration,
     quantity as quantity,
     seconds as seconds,

@@ -46,6 +46,7 @@ class Item(abc.ABC):
     - `theirs`: what the paper's figure or table shows, in words.
     - `published`: the paper's numbers; none where they are not known.
     - `minutes`: expected on two cores, of one seed.
+    - `settings`: what of the training is not the paper's, and where it is from.
     - `reason`: why ours is as it is, where that was found out; not of settled ones.
     """
 
@@ -54,6 +55,7 @@ class Item(abc.ABC):
     theirs: str = ""
     published: tuple[Published, ...] = ()
     minutes: float = 2.0
+    settings: str = ""
     reason: str = ""
 
     @property

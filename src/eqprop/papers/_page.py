@@ -1,5 +1,6 @@
 """The page of a folder of records: ours beside theirs, item by item."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ._trained import TOLERANCE, Trained
 from ._verdict import ERRORS, Published, SEEDS
 
 TABLE = "README.md"
+TITLE = "# The papers, item by item"
 HEAD = (
     ("item", "what it shows", "published", "ours", "seeds", "time a seed", "mark"),
     ("---",) * 7,
@@ -18,27 +20,44 @@ LEGEND = f"""\
 Errors are those of the last epoch, mean ± standard deviation (n − 1) over the seeds.
 *agrees*: at least {SEEDS} seeds, and no further than {ERRORS:g} standard errors from
 the published number, whose spread counts in full because the number of runs behind it
-is not known. *better*, *differs*: further below or above. *one seed*: fewer than
-{SEEDS}. *no reference*: the paper's number is not known to us. *holds*: a claim that
-was measured and found true. A training's time is that of its updates, without the
-evaluations in between; times of what was not run are expectations for two cores.
+is not known; "about" stands for half a percent each way (0.2 where read off a figure),
+a printed number for half of its last digit. *better*, *differs*: further below or
+above. *one seed*: fewer than {SEEDS}. *no reference*: the paper's number is not known
+to us. *diverged*: no seed came to its end; where some did not, the seeds are "3 of 4".
+*holds*: a claim that was measured and found true. A training's time is that of its
+updates, without the evaluations in between, mean over the seeds on a machine that may
+have had other work beside it; times of what was not run are expectations for two cores.
 *theirs*: the paper's training in full, on a GPU that we do not know.
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
 over-relaxed where there is an energy, T of them at most; the nudged phase and all else
-are the paper's. This takes a fraction of the time of T steps. *Nepochs*: a training
-that was ended after N epochs; it is not compared.
+are as without it. This takes a fraction of the time of T steps. *Nepochs*: a training
+planned for N epochs; it is not compared.
 
 Where a published number comes from: [P] the paper's text, [C] the authors' code or its
-comments, [L] a log in their repository, [S] a secondary source that quotes the paper,
-[F] read off a figure, within a few tenths.
+comments, [L] a log in their repository, [S] a secondary source that quotes the paper
+(of paper D: arXiv 2508.11659, table 1), [F] read off a figure, within a few tenths.
 """
 
 
+def check_page(folder: Path) -> None:
+    """A `ValueError` for a folder whose `README.md` is somebody else's."""
+    page = folder / TABLE
+    if page.exists() and not page.read_text("utf-8", "replace").startswith(TITLE):
+        raise ValueError(
+            f"{page} was not made by eqprop reproduce and would be lost; choose "
+            "another folder with --out DIR"
+        )
+
+
 def write_page(folder: Path) -> Path:
-    """`README.md` of the folder: a table and the details of every item."""
+    """`README.md` of the folder: a table and the details of every item.
+
+    **Raises:** `ValueError` for one that is there and is no such page.
+    """
+    check_page(folder)
     records = read_records(folder)
-    lines = ["# The papers, item by item", "", LEGEND]
+    lines = [TITLE, "", LEGEND]
     lines += [
         "Made by `eqprop reproduce`, which lists all items, from the files beside"
     ]
@@ -63,8 +82,9 @@ def write_page(folder: Path) -> Path:
     for item, name in quick:
         lines += details(item, records[name], name)
     page = folder / TABLE
-    page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    return page
+    part = page.with_name(f".{page.name}.{os.getpid()}")
+    part.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return part.replace(page)
 
 
 def _of(item: Item, records: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -80,7 +100,7 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
         published = "–"
         expected = f"≈ {duration(60 * item.minutes)}"
         if isinstance(item, Trained):
-            published = "; ".join(map(quantity, item.published)) or "not published"
+            published = "; ".join(map(quantity, item.published)) or _unknown(item)
             expected += _theirs(item)
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
     whole = f"{item.name}{Version.of(record)}"
@@ -90,13 +110,14 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
         mark = item.verdict(record)
         mark = mark if record["holds"] else f"**{mark}**"
         return [(name, item.shows, "–", "see below", "–", took, mark)]
-    count = str(len(record["seeds"]))
+    seeds, ended = record["seeds"], sum(not s["failure"] for s in record["seeds"])
+    count = str(ended) if ended == len(seeds) else f"{ended} of {len(seeds)}"
     took += _theirs(item)
     return [
         (
             name if number == 0 else "",
             item.shows if number == 0 else "",
-            "not published" if theirs is None else quantity(theirs),
+            _unknown(item) if theirs is None else quantity(theirs),
             ours,
             *(count, took, mark),
         )
@@ -114,11 +135,18 @@ def details(item: Item, record: dict[str, Any], name: str) -> list[str]:
         lines += [f"{item.shows[0].upper()}{item.shows[1:]}.", ""]
     if item.theirs:
         lines += [f"**Theirs:** {item.theirs}", ""]
+    if item.settings:
+        lines += [f"**Settings of ours:** {item.settings}", ""]
     lines += [f"**Ours:** {item.result(record)}", ""]
     if item.reason and not record["settled"]:
         lines += [f"**Why:** {item.reason[0].upper()}{item.reason[1:]}", ""]
     lines += [f"`{item.command(record)}`, {duration(seconds(record))}{_where(record)}"]
     return [*lines, "", f"![{name}]({name}.png)", ""]
+
+
+def _unknown(item: Trained) -> str:
+    """What stands for a number that is not known to us; – where there is none."""
+    return "–" if item.paper == "beyond" else "not known"
 
 
 def _theirs(item: Trained) -> str:

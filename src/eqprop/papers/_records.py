@@ -69,13 +69,16 @@ def write_record(folder: Path, name: str, record: dict[str, Any]) -> Path:
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record of a folder by its file's name; none where there is no folder."""
+    """Every record of a folder by its file's name; none where there is no folder.
+
+    Other JSON files in it are left alone: a record says what was measured, and how.
+    """
     found = {}
     for file in sorted(folder.glob("*.json")):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{file} is no record of an item: {error}") from error
-        if isinstance(record, dict):
+        if isinstance(record, dict) and ("seeds" in record or "holds" in record):
             found[file.stem] = {"quick": False, "settled": False, **record}
     return found

@@ -13,7 +13,7 @@ from ..data._download import PUBLISHED
 from ..relaxations import Euler, Sweep
 from ..report._record import mean_and_deviation, number
 from ..runs import complete, RunDirectory, TrainingInterrupted
-from ..runs._environment import read_environment
+from ..runs import read_environment
 from ..training import (
     Config,
     config_from_json,
@@ -129,19 +129,25 @@ class Trained(Item):
             mark = verdict(published, values)
             if record["quick"]:
                 mark = "quick"
+            elif record["seeds"] and all(seed["failure"] for seed in record["seeds"]):
+                mark = "diverged"
             elif record.get("epochs") and mark != "not run":
                 mark = f"{record['epochs']} of {self.epochs} epochs"
             rows.append((published, spread(values), mark))
         return rows
 
     def verdict(self, record: dict[str, Any]) -> str:
-        return self.marks(record)[0][2]
+        """The first mark; *differs* where any is."""
+        marks = [mark for *_, mark in self.marks(record)]
+        return "differs" if "differs" in marks else marks[0]
 
     def result(self, record: dict[str, Any]) -> str:
+        names = {name: f"{name}_error" for name in ("train", "val", "test")}
+        names["test from new states"] = "test_error_cold"
         found = [
             f"{name} {spread(values)}"
-            for name in ("train", "val", "test")
-            if (values := self.values(record, f"{name}_error"))
+            for name, key in names.items()
+            if (values := self.values(record, key))
         ]
         failed = sum(seed["failure"] is not None for seed in record["seeds"])
         words = ", ".join(found) + (f"; {failed} diverged" if failed else "")

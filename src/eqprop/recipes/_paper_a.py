@@ -4,10 +4,10 @@ Scellier & Bengio 2017 (arXiv 1602.05179).  T, K, ε and batch size are the pape
 epochs are those of the authors' code, where the paper gives none.  The first 50 000
 examples train, the next 10 000 validate, in fixed order.
 
-The cost is ½‖y − d‖² as in the paper's equation 2; the authors' code, with which the
-paper's results were made, leaves out the ½.  Its β = 0.5, 1 and 1 for one, two and
-three layers nudge like β = 1, 2 and 2 here, and its learning rates act like twice
-their number.  What stands here was chosen by running it:
+The cost is ½‖y − d‖² as in the paper's equation 2; the authors' code leaves out the ½.
+Its β = 0.5, 1 and 1 for one, two and three layers nudge like β = 1, 2 and 2 here, and
+its learning rates act like twice their number.  What stands here was chosen by running
+it:
 
 - one layer: β = 1 as printed, rates as they acted, 0.2 and 0.1 (the printed numbers
   taken for the ½ convention end at 3.1 % test error instead of 2.9 %);

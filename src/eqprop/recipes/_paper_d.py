@@ -9,8 +9,8 @@ state starts at zero, the loss is ½‖y − d‖² and the initial weights are 
 - Energy-based units are kept in [0, 1] as in that code.  Two things of it are not the
   paper's energy and not done here: it leaves out ρ′ at the output, and it feeds ρ(x) to
   the first layer.
-- One prototypical layer has T = 30 and K = 10 of the same group's later code, with
-  which its published error was reached.  The README's T = 40 and K = 15 (p-1h-k15) do
+- One prototypical layer has T = 30 and K = 10 of the same group's later code.  The
+  README's T = 40 and K = 15 (p-1h-k15) do
   worse with dt = 1, because K is odd: one example in a hundred swings between two fixed
   points (`eqprop reproduce D.interleaved`), and after an odd number of steps its
   contrast is that of the two.  Free phases by sweeps settle all examples, and mend it.

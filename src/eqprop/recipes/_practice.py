@@ -38,13 +38,13 @@ RECIPES = {
     "mnist-fast": (
         _dense(6),
         "784-1024-10 on MNIST, even/odd sweeps, centered, Adam",
-        "none (network of Scellier 2023)",
+        "none (network of Scellier 2024)",
         "test error ≤ 2 % in half a minute of training",
     ),
     "mnist-dense": (
         _dense(10),
         "mnist-fast, longer",
-        "none (network of Scellier 2023)",
+        "none (network of Scellier 2024)",
         "test error about 1.75 % in a minute of training",
     ),
     "mnist-conv": (

@@ -1,6 +1,8 @@
 """Kept results: one small JSON file a run, and the table made from all of them."""
 
 import json
+import os
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,20 +23,40 @@ it, mean over the runs; a dash where a run never got there.
 """
 
 
-def keep(run: Path, folder: Path) -> Path:
-    """Copy a run's configuration, environment and records into one file of `folder`."""
+def keep(
+    run: Path,
+    folder: Path,
+    config: dict[str, Any],
+    environment: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> Path:
+    """Write a run's configuration, environment and records as one file of `folder`.
+
+    It is called after the run; one of several, `seed0`, after its folder as well.
+
+    **Raises:** `ValueError` where that file holds a run of another configuration.
+    """
+    whole = run.resolve()
+    parent = f"{whole.parent.name}-" if re.fullmatch(r"seed\d+", whole.name) else ""
+    name = f"{parent}{whole.name}"
     record = {
-        "name": run.resolve().name,
-        "config": json.loads((run / "config.json").read_text(encoding="utf-8")),
-        "environment": json.loads((run / "env.json").read_text(encoding="utf-8")),
-        "history": [
-            json.loads(line)
-            for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        ],
+        "name": name,
+        "config": config,
+        "environment": environment,
+        "history": history,
     }
+    file = folder / f"{name}.json"
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["config"] != record["config"]:
+            raise ValueError(
+                f"{file} holds a run of another configuration, which would be lost; "
+                f"rename {run}, or choose another folder with --out"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{record['name']}.json"
-    file.write_text(_compact(record), encoding="utf-8")
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part.write_text(_compact(record), encoding="utf-8")
+    part.replace(file)
     return file
 
 

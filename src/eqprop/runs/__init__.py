@@ -11,7 +11,10 @@ from ._bench import (
 from ._compare import compare as compare, Comparison as Comparison
 from ..training import RunWarning as RunWarning
 from ._directory import RunDirectory as RunDirectory
-from ._environment import environment as environment
+from ._environment import (
+    environment as environment,
+    read_environment as read_environment,
+)
 from ._export import export as export
 from ._precision import read_precision as read_precision
 from ._problem import load_user_model as load_user_model, Problem as Problem
