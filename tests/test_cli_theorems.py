@@ -1,11 +1,14 @@
 """`eqprop verify`, `tune` and `train --estimator`, as a user types them."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eqprop.cli import main
+import eqprop as ep
+from eqprop.cli import _verify, main
 
 MODEL = """
 import jax.numpy as jnp, numpy as np, eqprop as ep
@@ -93,6 +96,22 @@ def test_tune_proposes_what_train_takes(model, capsys, tmp_path):
     assert set(record["curves"]) == {"dt", "T", "K", "beta"}
     config = json.loads((tmp_path / "tuned/config.json").read_text("utf-8"))
     assert config["estimator"]["beta"] == record["overrides"]["estimator.beta"]
+
+
+def test_what_tune_says_of_a_run_and_of_other_rules():
+    """A run is no recipe, and its name no model; another rule has other options."""
+    rbp = ep.RECIPES["digits-rbp"].config.estimator
+    target = _verify.Target("net", None, None, None, None, rbp, Path("there"))
+    said = _verify._use("digits-rbp", target, "--estimator.beta 0.1")
+    assert said == "use it: eqprop train digits-rbp --estimator ep --estimator.beta 0.1"
+    run = Path("exp.pytest")
+    run.mkdir()
+    (run / "config.json").write_text("{}", encoding="utf-8")
+    own = dataclasses.replace(target, estimator=None)
+    said = _verify._use(str(run), own, "--estimator.beta 0.1")
+    assert said == "use it: train the run's recipe with --estimator.beta 0.1"
+    assert not _verify._is_model(str(run))
+    assert _verify._is_model("model.py:net")
 
 
 @pytest.mark.parametrize("name", ["rbp", "bptt", "implicit"])

@@ -1,6 +1,8 @@
 """`ep.compare` and `eqprop compare`: rules from the same weights, one table."""
 
 import json
+import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -51,6 +53,16 @@ def test_what_is_finished_is_not_trained_again(compared, data):
     assert (compared.path / "ep" / "metrics.jsonl").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="a run of another configuration"):
         ep.compare("digits", ("ep",), run=compared.path, data=data)
+    near = Path(os.path.relpath(data))  # the same file, called otherwise
+    same = ep.compare("digits", ("ep",), run=compared.path, data=near, **SMALL)
+    assert same.records[0]["history"] == compared.records[0]["history"]
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_learning_rate_that_is_none_is_refused(rate, tmp_path):
+    """For every rule, also for those that have rates of their own."""
+    with pytest.raises(ValueError, match="learning_rate is"):
+        ep.compare("digits", ("ep",), run=tmp_path / "none", learning_rate=rate)
 
 
 def test_the_command_line(compared, data, capsys):

@@ -38,12 +38,35 @@ def test_a_search_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["beta", "beta=", "=1:2", "beta=2:1", "beta=0:1:log", "beta=1:2:3", "a=x:1"]
+    "text",
+    [
+        "beta",
+        "beta=",
+        "=1:2",
+        "beta=2:1",
+        "beta=0:1:log",
+        "beta=1:2:3",
+        "a=x:1",
+        "beta=0:inf",
+    ],
 )
 def test_a_range_that_is_none(text):
     """Each is refused with the three ways to write one."""
     with pytest.raises(ValueError, match="OPTION=A,B,C"):
         runs.Varied.parse(text)
+
+
+@pytest.mark.parametrize("vary", ["seeds=1:3", "devices=1,2", "epochs-typo=1:3"])
+def test_only_what_changes_a_training_is_varied(vary, capsys, tmp_path):
+    """Fails if a study is made of trials that are all the same."""
+    words = [*SEARCH[:3], vary, *SEARCH[4:], "--trials", "2"]
+    try:
+        status = cli.main(words)
+    except SystemExit as stop:  # an option that is none
+        status = stop.code
+    assert status == 2
+    assert vary.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()
 
 
 def test_ranges():

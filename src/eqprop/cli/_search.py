@@ -71,6 +71,8 @@ def main(argv: list[str]) -> int:
         words = [word for option, v in values.items() for word in (f"--{option}", v)]
         return train_options([*fixed, *words])[1].config
 
+    for varied in space:
+        _check_effect(configure, varied)
     with planned.machines.joined():
         start(planned)
         path = options.run or runs.default_path(f"search-{name}")
@@ -94,6 +96,17 @@ def main(argv: list[str]) -> int:
         return 0
     _show(found, [varied.option for varied in space])
     return 0
+
+
+def _check_effect(configure: Any, varied: runs.Varied) -> None:
+    """Refuse to vary what is not of the training, e.g. its directory."""
+    first, last = varied.ends()
+    found = [configure({varied.option: value}) for value in (first, last)]
+    if first != last and found[0] == found[1]:
+        raise ValueError(
+            f"--vary {varied.option}: {first} and {last} are the same training; vary "
+            "an option of the model, the rule, the optimizer or the data"
+        )
 
 
 def _check(planned: TrainOptions) -> None:

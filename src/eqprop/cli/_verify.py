@@ -188,9 +188,27 @@ def tune(argv: list[str]) -> int:
         return 0 if result.reached else 1
     print(f"{result}\n\n{folder}: tune.png, tune.json")
     if result.reached:
-        word = "--system " if ".py" in options.target else ""
-        print(f"use it: eqprop train {word}{options.target} {result.flags()}")
+        print(_use(options.target, target, result.flags()))
     return 0 if result.reached else 1
+
+
+def _use(text: str, target: Target, flags: str) -> str:
+    """How to train with what was found; the target's own rule need not be EP."""
+    if not isinstance(target.estimator, EquilibriumPropagation | None):
+        flags = f"--estimator ep {flags}"
+    if _is_run(text):
+        return f"use it: train the run's recipe with {flags}"
+    return (
+        f"use it: eqprop train {'--system ' if _is_model(text) else ''}{text} {flags}"
+    )
+
+
+def _is_run(text: str) -> bool:
+    return (Path(text) / "config.json").exists()
+
+
+def _is_model(text: str) -> bool:
+    return ".py" in text and not _is_run(text)
 
 
 def _first(tree: Any, count: int) -> Any:
@@ -199,13 +217,13 @@ def _first(tree: Any, count: int) -> Any:
 
 def find_target(text: str, job: str, model: str | None = None) -> Target:
     """A recipe by name, a run by directory, or a model by FILE.py:NAME."""
-    if ".py" in text and model is None:
+    if _is_model(text) and model is None:
         system, cost, x, y = runs.load_user_model(text)
         name = text.rpartition(":")[2]
         file = Path(text.rpartition(":")[0]).stem
         folder = Path("runs") / f"{job}-{file}-{name}"
         return Target(name, system, cost, x, y, None, folder)
-    if (Path(text) / "config.json").exists():
+    if _is_run(text):
         run = runs.load(text, system=model)
         x, y = run.problem.train
         return Target(

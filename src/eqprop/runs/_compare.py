@@ -32,7 +32,7 @@ from ..training import (
 from ..verification._metrics import agreement
 from ._directory import RunDirectory
 from ._problem import Problem
-from ._train import _start, default_path, resume, train
+from ._train import _start, _with_whole_paths, default_path, resume, train
 
 EXAMPLES = 100
 """training examples on which the angle to the exact gradient is measured"""
@@ -89,6 +89,12 @@ def compare(
             f"estimators are {', '.join(estimators) or 'none'}; give at least one "
             "learning rule, each of them once"
         )
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(
+            f"learning_rate is {learning_rate}; it must be positive and finite, "
+            "e.g. 0.003"
+        )
+    config = _with_whole_paths(config)
     configs = {word: _config(config, word, learning_rate) for word in estimators}
     for word, planned in configs.items():
         with _named(word):

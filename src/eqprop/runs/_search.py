@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Varied:
             if len(words) == 1:
                 return cls(option, choices=tuple(values.split(",")))
             low, high = float(words[0]), float(words[1])
+            if not math.isfinite(high - low):
+                raise ValueError("the ends must be finite")
             log = words[2:] == ["log"]
             if (words[2:] and not log) or not low < high or (log and low <= 0):
                 raise ValueError("the range must rise, and be positive for log")
@@ -44,6 +47,13 @@ class Varied:
             ) from None
         whole = all(word.strip().lstrip("-").isdigit() for word in words[:2])
         return cls(option, (), low, high, log, whole)
+
+    def ends(self) -> tuple[str, str]:
+        """The first and the last value, as they are written on the command line."""
+        if self.choices:
+            return self.choices[0], self.choices[-1]
+        first, last = (int(v) if self.whole else v for v in (self.low, self.high))
+        return repr(first), repr(last)
 
     def suggest(self, trial: Any) -> str:
         """A value, as it is written on the command line."""
