@@ -14,6 +14,7 @@ from tolerances import IDENTITY
 import eqprop as ep
 from eqprop.demonstrations import DEMONSTRATIONS
 from eqprop.demonstrations._convolution import digits, prototypical
+from eqprop.systems import _correlation
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -231,6 +232,29 @@ def small(kind, pool, channels=3, **options):
     deep = (*sizes[:2], ep.Convolution(2, 2, padding=1, pool=pool), 3)
     options = {"initializer": ep.gain_uniform(0.8), **options}
     return make(kind, deep, **options), *examples(deep)
+
+
+def test_methods_of_a_subclass_may_read_the_weights():
+    """Where kernels are prepared for many steps, the user's energy still has arrays."""
+
+    class Decayed(ep.HopfieldEnergy):
+        def energy(self, x, s):
+            return super().energy(x, s) + 0.1 * sum(jnp.sum(w**2) for w in self.weights)
+
+    sizes = ((8, 8, 1), ep.Convolution(16, 3), ep.Convolution(16, 3), 3)
+    net, plain = (
+        jax.tree.map(
+            lambda p: p.astype("float32") if eqx.is_inexact_array(p) else p,
+            kind(sizes, key=jax.random.key(0), activation=ep.tanh),
+        )
+        for kind in (Decayed, ep.HopfieldEnergy)
+    )
+    x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1), "float32")
+    found, same = (ep.relax(n, x, ep.Euler(0.2, 5)).state for n in (net, plain))
+    for a, b in zip(found, same, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    kinds = [type(weight) for weight in plain.prepared().weights]
+    assert (_correlation.Prepared in kinds) == (jax.default_backend() == "cpu")
 
 
 def test_references_agree_where_the_map_is_smooth():

@@ -343,6 +343,19 @@ def test_configurations_survive_json():
         assert config_from_json(json.loads(text)) == recipe.config
 
 
+def test_a_rule_with_phases_of_the_users_own_is_for_fit():
+    """Fails if a run is kept that could not be read again."""
+
+    class Halves(ep.Euler):
+        """Steps of one's own."""
+
+    phases = (Halves(0.5, 4), ep.Euler(0.5, 4))
+    with pytest.raises(ValueError, match=r"Halves.*train it with ep\.fit"):
+        dataclasses.replace(
+            ep.recipe("digits").config, estimator=ep.EquilibriumPropagation(*phases)
+        )
+
+
 def test_integer_labels_are_classes():
     """A user's cost may take labels as they are."""
 

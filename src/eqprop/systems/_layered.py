@@ -127,8 +127,14 @@ class Layered(eqx.Module):
     def prepared(self) -> Self:
         """The same network for many steps: what depends on weights alone is computed.
 
-        Its weights are for its own methods only.
+        Its weights are for its own methods only: a subclass of the user's, whose
+        methods may read them as arrays, stays as it is.
         """
+        home, own = (
+            name.partition(".")[0] for name in (__name__, type(self).__module__)
+        )
+        if own != home:
+            return self
         pairs = zip(self.links, self.weights, strict=True)
         weights = tuple(link.prepared(weight) for link, weight in pairs)
         return eqx.tree_at(lambda system: system.weights, self, weights)

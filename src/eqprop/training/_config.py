@@ -80,7 +80,14 @@ class Config:
             if not isinstance(value, kind):
                 found = repr(value) if isinstance(value, str) else type(value).__name__
                 raise ValueError(f"{name} is {found}; give {wanted}")
-        _encode(self.estimator)
+        record = _encode(self.estimator)
+        try:
+            _decode(record)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"estimator cannot be read back from config.json: {error}; train it "
+                "with ep.fit, which keeps no run"
+            ) from error
         check_precision(self.precision)
         check_augmentation(self.shift, self.flip)
         check_faults(self.on_unsettled, self.dt, self.estimator)
