@@ -12,6 +12,7 @@ from tolerances import IDENTITY
 
 import eqprop as ep
 from eqprop.training import make_trainer
+from eqprop.training._diagnosis import _second_phase
 from eqprop.training._step_size import auto_dt, fastest_rate
 
 
@@ -199,6 +200,33 @@ def test_the_nudged_phase_names_its_example():
         ep.TrainingDiverged, match="nudged phase diverged for example 2"
     ):
         fit(x, y, estimator)
+
+
+def test_advice_names_options_that_the_rule_has():
+    """Fails if it speaks of a nudged phase, or a dt, that there is not."""
+    euler, sweep = ep.Euler(0.5, 5), ep.Sweep(5)
+    rules = {
+        ep.EquilibriumPropagation(euler, euler): ["beta", "nudged.dt"],
+        ep.EquilibriumPropagation(euler, sweep): ["beta"],
+        ep.CoupledLearning(euler, euler): ["beta", "clamped.dt"],
+        ep.RecurrentBackpropagation(euler, 0.5, 3): ["dt"],
+        ep.ImplicitDifferentiation(euler): [],
+    }
+    for estimator, options in rules.items():
+        phase, found = _second_phase(estimator)
+        assert found == [f"estimator.{option}" for option in options]
+        assert ("nudged" in phase) == hasattr(estimator, "nudged")
+        around = ep.JacobianHomeostasis(estimator, 0.1)
+        inner = [f"estimator.estimator.{option}" for option in options]
+        assert _second_phase(around) == (phase, inner)
+
+
+def test_a_singular_adjoint_is_a_run_that_diverged():
+    """Implicit differentiation says why, as the error that `fit` promises."""
+    x, y = examples(SETTLES, 0.0)  # no stiffness: any state is a fixed point
+    estimator = ep.ImplicitDifferentiation(ep.Euler(0.5, 60))
+    with pytest.raises(ep.TrainingDiverged, match="in epoch 1, step 1"):
+        fit(x, y, estimator, optimizer=optax.sgd(1e-3))
 
 
 @pytest.mark.parametrize(

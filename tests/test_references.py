@@ -264,6 +264,20 @@ def program(model, x, y, adjoint):
 GRADIENT = eqx.filter_jit(eqx.filter_grad(program))
 
 
+def test_the_start_of_settle_is_a_constant():
+    """A start that is computed from the same parameters changes no gradient."""
+    system, (x, _) = hopfield(), batch(size=2)
+
+    def loss(system, scale):
+        start = jax.vmap(system.init_state)(x)
+        start = jax.tree.map(lambda s: s + scale * system.weights[0][0, 0], start)
+        settled = ep.settle(system, x, adjoint=REFERENCES["implicit"](), state=start)
+        return jnp.sum(settled[-1] ** 2)
+
+    warm, cold = (eqx.filter_grad(loss)(system, scale) for scale in (0.1, 0.0))
+    np.testing.assert_allclose(flat(warm), flat(cold), atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["dict", "box-hopfield", "box-field"])
 def test_settle_is_a_layer_of_any_program(name):
     """jax.grad through `settle`: all parameters and x, against finite differences."""

@@ -356,6 +356,24 @@ def test_a_rule_with_phases_of_the_users_own_is_for_fit():
         )
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ep.Toy(activation="relu"), "model.activation is 'relu'; choose"),
+        (lambda: ep.Toy(cost="nll"), "model.cost is 'nll'; choose"),
+        (lambda: ep.Toy(hidden=-1), "model.hidden is -1"),
+        (
+            lambda: ep.Hopfield(cost="softmax-readout", output="linear"),
+            "model.output is 'linear', and model.cost softmax-readout",
+        ),
+    ],
+)
+def test_models_that_are_none(make, message):
+    """Fails if a word is looked up too late, or has no effect."""
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_integer_labels_are_classes():
     """A user's cost may take labels as they are."""
 

@@ -64,7 +64,7 @@ def settle(
             "ep.RecurrentBackpropagation (`free` may be the device)"
         )
     _check.batch_size(x=x)
-    return _settle((system, x), adjoint, state, key)
+    return _settle((system, x), adjoint, jax.lax.stop_gradient(state), key)
 
 
 @eqx.filter_custom_vjp

@@ -35,11 +35,11 @@ class Block(eqx.Module):
     **Arguments:**
 
     - `where`: `state -> leaf or sequence of leaves`, as in `equinox.tree_at`.
-    - `curvature`: the diagonal of ∂²potential/∂s² on those leaves: a number, a
-      sequence of arrays that broadcast against the leaves, or a function
-      `(x, s) -> such a sequence`.  An upper bound makes the step a damped Newton
-      step, under which the potential never rises if the leaves of a block do not
-      interact.
+    - `curvature`: the diagonal of −∂velocity/∂s on those leaves, which for an energy
+      is that of ∂²potential/∂s²: a number, a sequence of arrays that broadcast
+      against the leaves, or a function `(x, s) -> such a sequence`.  An upper bound
+      makes the step a damped Newton step, under which the potential never rises if
+      the leaves of a block do not interact.
     """
 
     where: Callable[[State], Any] = eqx.field(static=True)

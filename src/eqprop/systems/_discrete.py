@@ -13,7 +13,8 @@ class DiscreteEnergy(AbstractPrimitive):
     """Φ = ½‖s‖² − ε E: the primitive function whose map is Euler's step on E (paper D).
 
     With steps of dt = 1 and a nudge of ε β it takes the very steps that `ep.Euler(ε)`
-    takes on the energy with β: the same states, and ε⁻¹ times EP's contrast of Φ.
+    takes on the energy with β: the same states, and EP's contrast of Φ over ε β is that
+    of the energy over β.
 
     **Arguments:**
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..estimators import AbstractEstimator, AdjointNotConverged, JacobianHomeostasis
 from ..relaxations import (
     AbstractRelaxation,
     Equilibrium,
@@ -84,7 +85,10 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
         settled = np.asarray(equilibrium.status) == Status.settled
         if not settled.all():
             return _unsettled(examples, rule.free, equilibrium, int(settled.argmin()))
-    gradient = rule(system, cost, x, y, state=particles, key=key)
+    try:
+        gradient = rule(system, cost, x, y, state=particles, key=key)
+    except AdjointNotConverged as error:
+        return TrainingDiverged(f"in {where}: {error}")
     names = _not_finite((gradient.loss, gradient.grads, gradient.cost_grads), str)
     if names:
         return _gradient_not_finite(examples, trainer, rule, key, gradient)
@@ -181,8 +185,6 @@ def _gradient_not_finite(examples, trainer, rule, key, gradient) -> TrainingDive
     names = _not_finite((gradient.grads, gradient.cost_grads), parameter_name)
     inner = trainer.estimator
     inner = inner.estimator if trainer.on_unsettled == "mask" else inner
-    phase = "clamped" if hasattr(inner, "clamped") else "nudged"
-    beta = "estimator.beta, " if "beta" in vars(inner) else ""
     culprit = ""
     for k in range(len(examples.numbers)):
         one = examples.one(k)
@@ -190,11 +192,27 @@ def _gradient_not_finite(examples, trainer, rule, key, gradient) -> TrainingDive
         if _not_finite((alone.grads, alone.cost_grads), str):
             culprit = f" for {examples.name(k)}"
             break
+    what, options = _second_phase(inner)
     return TrainingDiverged(
         f"the gradient of {', '.join(names) or 'the parameters'} is not finite in "
-        f"{examples.where}: the {phase} phase diverged{culprit}. Use a smaller {beta}"
-        f"estimator.{phase}.dt or optimizer.lr."
+        f"{examples.where}: {what} diverged{culprit}. Use a smaller "
+        f"{' or '.join([*options, 'optimizer.lr'])}."
     )
+
+
+def _second_phase(rule: AbstractEstimator) -> tuple[str, list[str]]:
+    """What follows a rule's free phase, and its options that make smaller steps."""
+    place, inner = "estimator", rule
+    while isinstance(inner, JacobianHomeostasis):
+        place, inner = f"{place}.estimator", inner.estimator
+    options = [f"{place}.beta"] if "beta" in vars(inner) else []
+    for phase in ("nudged", "clamped"):
+        if hasattr(inner, phase):
+            steps = hasattr(getattr(inner, phase), "dt")
+            options += [f"{place}.{phase}.dt"] if steps else []
+            return f"the {phase} phase", options
+    options += [f"{place}.dt"] if hasattr(inner, "dt") else []
+    return "what follows the free phase", options
 
 
 def _hint(one: _Examples, free: AbstractRelaxation, swings: bool) -> str:

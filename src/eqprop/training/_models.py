@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any, get_args, Literal
 
 import jax
@@ -49,17 +50,19 @@ class LayeredModel(abc.ABC):
     """C(ŷ, y) of one example; softmax-readout: the output layer leaves the dynamics"""
 
     def __post_init__(self):
-        for name, known in (
-            ("activation", ACTIVATIONS),
-            ("output", ACTIVATIONS),
-            ("initializer", get_args(InitializerName)),
-            ("cost", (*COSTS, "softmax-readout")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"model.{name} is {getattr(self, name)!r}; choose "
-                    + ", ".join(known)
-                )
+        _check_words(
+            self,
+            activation=ACTIVATIONS,
+            output=ACTIVATIONS,
+            initializer=get_args(InitializerName),
+            cost=(*COSTS, "softmax-readout"),
+        )
+        unread = self.output not in (type(self).output, self.activation)
+        if self.cost == "softmax-readout" and unread:
+            raise ValueError(
+                f"model.output is {self.output!r}, and model.cost softmax-readout "
+                "reads the last hidden layer; leave out model.output"
+            )
         if not isinstance(self.hidden, tuple) or any(
             not isinstance(n, int) or n < 1 for n in self.hidden
         ):
@@ -191,6 +194,13 @@ class Toy:
     cost: Literal["squared-error", "cross-entropy"] = "squared-error"
     """C(ŷ, y) of one example"""
 
+    def __post_init__(self):
+        _check_words(self, activation=ACTIVATIONS, cost=COSTS)
+        if not isinstance(self.hidden, int) or self.hidden < 0:
+            raise ValueError(
+                f"model.hidden is {self.hidden!r}; give one whole number ≥ 0, e.g. 50"
+            )
+
     def build(self, input_shape, outputs, key):
         """The system and cost for examples of this shape."""
         inputs = math.prod(input_shape)
@@ -210,6 +220,15 @@ class UserModel:
 
     path: str
     """FILE.py:NAME"""
+
+
+def _check_words(model: Any, **known: Collection[str]) -> None:
+    """A `ValueError` for a field of `model` that is none of its words."""
+    for name, words in known.items():
+        if getattr(model, name) not in words:
+            raise ValueError(
+                f"model.{name} is {getattr(model, name)!r}; choose " + ", ".join(words)
+            )
 
 
 Model = Hopfield | DiscreteHopfield | XieSeung | Prototypical | Leaky | Toy | UserModel
