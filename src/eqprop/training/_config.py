@@ -62,7 +62,8 @@ class Config:
     them out of the gradient and counts them, warn says at the end how many they were"""
     dt: StepSize = "given"
     """step size of the Euler phases: as given to them, or auto, 1/λ of the largest
-    eigenvalue of the network's Jacobian, measured anew at the start of each epoch"""
+    eigenvalue of the network's Jacobian, measured anew at the start of each epoch (the
+    dt of RBP, BPTT and dyadic EP stays as given)"""
     seed: int = 0
     """seed of the initial weights, the order and the signs of β"""
 
