@@ -38,7 +38,8 @@ class BoltzmannLearning(AbstractSampler):
     **Arguments:**
 
     - `free`, `clamped`: the chains of each phase, at one temperature; `steps` is the
-      burn-in.  The negative phase takes `free` on for as many steps as `clamped`.
+      burn-in.  The negative phase goes on from the free chains as `clamped` steps, in
+      number, `dt` and acceptance.
     - `chains`, `samples`, `thinning`: chains for each example, samples of each in
       each phase, and steps between them.
 

@@ -38,7 +38,8 @@ class KolenPollackEquilibriumPropagation(VectorFieldEquilibriumPropagation):
     **Arguments:**
 
     - `free`, `nudged`, `beta`, `nudging`: as for `EquilibriumPropagation`.
-    - `decay`: of the paired parameters, not negative.
+    - `decay`: of the paired parameters, not negative; also of those that a
+      `stop_gradient` in the dynamics keeps from learning.
     """
 
     no_adjoint: ClassVar[str] = (
