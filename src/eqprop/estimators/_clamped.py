@@ -25,9 +25,10 @@ class Clamped(AbstractSystem):
     """`system` with the units that its readout reads held at `target`.
 
     Velocity and blocks are the system's own, the potential is that of its energy (none
-    of a map); `project` is the system's, then sets the held units, inside its bounds or not.  As every system this is one
-    of ONE example: where examples have different targets, map over `target` too.
-    The readout must be a selection of units; the rules that clamp check it.
+    of a map); `project` is the system's, then sets the held units, inside its bounds
+    or not.  As every system this is one of ONE example: where examples have different
+    targets, map over `target` too.  The readout must be a selection of units; the rules
+    that clamp check it.
     """
 
     system: AbstractSystem
