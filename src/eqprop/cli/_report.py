@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from .. import report as _report, runs
+from .._files import write_whole
 from ._console import Flag, parse, print_json, prints_aside
 from ._platform import Computing, start
 from ._verify import working
@@ -71,7 +72,7 @@ def report(argv: list[str]) -> int:
         make = _report.TABLES.get(kind)
         text = _report.write_page(records) if make is None else make(groups)
     if out is not None:
-        _write(out, text)
+        write_whole(out, text)
     missing = {r.path: list(r.missing) for r in records if r.missing}
     if options.json:
         found = {"out": out, "format": kind, "configurations": len(groups)}
@@ -100,18 +101,6 @@ def _kind(out: Path | None) -> str:
         f"--out is {out}; name a file that ends in {', '.join(SUFFIXES.values())}, or "
         "a folder to keep results in"
     )
-
-
-def _write(out: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
-    except OSError as failure:
-        failure.filename = f"cannot write {out}"
-        failure.filename2 = None
-        raise
 
 
 def _keep(options: ReportOptions, folder: Path) -> int:

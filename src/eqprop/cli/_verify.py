@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from .. import recipes, runs
+from .._files import write_whole
 from .._precision import Precision
 from ..estimators import (
     AbstractEstimator,
@@ -137,7 +138,7 @@ def verify(argv: list[str]) -> int:
             figures.append("flow")
         record = plain({"target": options.target, **result.to_dict()})
         text = json.dumps(record, indent=1, ensure_ascii=False)
-        (folder / "verification.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / "verification.json", text + "\n")
     if options.json:
         print_json({**record, "folder": str(folder)})
     else:
@@ -182,7 +183,7 @@ def tune(argv: list[str]) -> int:
         result.plot(folder / "tune.png")
         record = plain({"system": options.target, **result.to_dict()})
         text = json.dumps(record, indent=1, ensure_ascii=False)
-        (folder / "tune.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / "tune.json", text + "\n")
     if options.json:
         print_json({**record, "folder": str(folder)})
         return 0 if result.reached else 1

@@ -1,9 +1,9 @@
 """The page of a folder of records: ours beside theirs, item by item."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from .._files import write_whole
 from ._item import Item
 from ._items import ITEMS, PAPERS
 from ._records import read_records, Version, versions
@@ -81,10 +81,7 @@ def write_page(folder: Path) -> Path:
         lines += ["Few examples, epochs or steps: not comparable with the papers.", ""]
     for item, name in quick:
         lines += details(item, records[name], name)
-    page = folder / TABLE
-    part = page.with_name(f".{page.name}.{os.getpid()}")
-    part.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    return part.replace(page)
+    return write_whole(folder / TABLE, "\n".join(lines).rstrip() + "\n")
 
 
 def _of(item: Item, records: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from .._files import write_whole
 
 _HERE = Path(__file__).parents[3] / "docs" / "papers"
 KEPT = _HERE if _HERE.is_dir() else Path("docs", "papers")
@@ -61,11 +62,8 @@ def versions(name: str, records: dict[str, Any], quick: bool) -> list[str]:
 def write_record(folder: Path, name: str, record: dict[str, Any]) -> Path:
     """Write it whole or not at all."""
     file = place(folder, name, Version.of(record), ".json")
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(file)
-    return file
+    return write_whole(file, text + "\n")
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,11 +1,12 @@
 """Kept results: one small JSON file a run, and the table made from all of them."""
 
 import json
-import os
 import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+from .._files import write_whole
 
 TABLE = "README.md"
 MARKS = (0.03, 0.02)
@@ -54,10 +55,7 @@ def keep(
                 f"rename {run}, or choose another folder with --out"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(_compact(record), encoding="utf-8")
-    part.replace(file)
-    return file
+    return write_whole(file, _compact(record))
 
 
 def write_table(folder: Path) -> Path:
@@ -83,9 +81,7 @@ def write_table(folder: Path) -> Path:
         "Made by `eqprop report RUN… --out results` from the files beside this one,",
         "each of which holds a run's configuration, seed, machine and records.",
     ]
-    file = folder / TABLE
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
+    return write_whole(folder / TABLE, "\n".join(lines) + "\n")
 
 
 def _row(group: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import recipes
+from .._files import write_whole
 from ..estimators import (
     AbstractEstimator,
     AdjointNotConverged,
@@ -104,7 +105,7 @@ def compare(
     for word, planned in configs.items():
         records.append(_record(word, planned, path / word, observer or Observer()))
         text = json.dumps({"recipe": name, "records": records}, indent=1)
-        (path / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(path / "comparison.json", text + "\n")
         draw_comparison(path / "comparison.png", records)
     return Comparison(path, records)
 
@@ -213,7 +214,7 @@ class _Angles(Observer):
         )
         kept = [row for row in self.known() if row["epoch"] < epoch]
         kept.append({"epoch": epoch, "angle": angle, "settled": settled})
-        self.file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+        write_whole(self.file, json.dumps(kept) + "\n")
 
 
 def exact_angle(

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from .._files import write_whole
 from ..training import Config, config_to_json, load_config, RunWarning, UserModel
 from ._checkpoints import Checkpoints, differences
 from ._inputs import check_data, check_system, fingerprints, hash_file
@@ -134,18 +135,7 @@ class RunDirectory:
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Write a file whole or not at all."""
-        self._write(self.path / name, json.dumps(record, indent=2) + "\n")
-
-    def _write(self, file: Path, text: str) -> None:
-        partial = file.with_name(f".{file.name}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(file)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            error.filename, error.filename2 = f"cannot write {file}", None
-            raise
+        write_whole(self.path / name, json.dumps(record, indent=2) + "\n")
 
     def config(self) -> Config:
         """The configuration of the run."""
@@ -254,7 +244,7 @@ class RunDirectory:
     def rewrite(self, history: list[dict[str, Any]]) -> None:
         """Replace the metrics by these records, whole or not at all."""
         text = "".join(json.dumps(plain(record)) + "\n" for record in history)
-        self._write(self.metrics_file, text)
+        write_whole(self.metrics_file, text)
 
 
 def plain(value: Any) -> Any:

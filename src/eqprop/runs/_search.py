@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._files import write_whole
 from ..report import draw_search
 from ..training import Config, Observer, TrainingDiverged
 from ._train import train, TrainingInterrupted
@@ -228,7 +229,7 @@ def _keep(path: Path, made: Any) -> list[dict[str, Any]]:
     """Write `search.json` and draw `search.png`."""
     records = _records(made)
     text = json.dumps({"study": made.study_name, "trials": records}, indent=1)
-    (path / "search.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(path / "search.json", text + "\n")
     draw_search(path / "search.png", records)
     return records
 
