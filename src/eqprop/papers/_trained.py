@@ -11,7 +11,7 @@ from .. import data, recipes
 from .._drawing import COLORS, subplots
 from ..data._download import PUBLISHED
 from ..relaxations import Euler, Sweep
-from ..report._record import mean_and_deviation, number
+from ..report._record import number, spread
 from ..runs import complete, RunDirectory, TrainingInterrupted
 from ..runs import read_environment
 from ..training import (
@@ -221,15 +221,6 @@ def _known(config: Config, context: Context) -> dict[int, dict[str, Any]]:
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}  # of another version of this program
     return seeds if theirs == config else {}
-
-
-def spread(values: list[float]) -> str:
-    """`2.01 ± 0.10 %`, without a deviation of one value, – of none."""
-    found = mean_and_deviation(values)
-    if found is None:
-        return "–"
-    mean, deviation = found
-    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
 
 
 def quick_version(config: Config, folder: Path) -> Config:

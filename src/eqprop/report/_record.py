@@ -154,3 +154,12 @@ def mean_and_deviation(values: list[Any]) -> tuple[float, float | None] | None:
         return None
     spread = statistics.stdev(found) if len(found) > 1 else None
     return statistics.mean(found), spread
+
+
+def spread(percents: list[Any]) -> str:
+    """`2.01 ± 0.10 %`, without a deviation of one value, – of none."""
+    found = mean_and_deviation(percents)
+    if found is None:
+        return "–"
+    mean, deviation = found
+    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"

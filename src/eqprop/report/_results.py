@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .._files import write_whole
+from ._record import spread
 
 TABLE = "README.md"
 MARKS = (0.03, 0.02)
+ERRORS = ("train_error", "test_error", "test_error_cold")
 HEADER = (
     *("hardware", "command", "runs", "epochs", "minutes", "train", "test", "cold"),
     *(f"s to {100 * mark:g} %" for mark in MARKS),
@@ -96,9 +98,7 @@ def _row(group: list[dict[str, Any]]) -> tuple[str, ...]:
         "/".join(str(n) for n in sorted(epochs))
         + ("" if epochs == {planned} else f" of {planned}"),
         f"{minutes:.2g}",
-        _spread([entry["train_error"] for entry in last]),
-        _spread([entry["test_error"] for entry in last]),
-        _spread([entry.get("test_error_cold") for entry in last]),
+        *(_percent(last, key) for key in ERRORS),
         *(_reached([record["history"] for record in group], mark) for mark in MARKS),
     )
 
@@ -134,13 +134,9 @@ def _hardware(record: dict[str, Any]) -> str:
     return ", ".join(environment["devices"])
 
 
-def _spread(errors: list[float | None]) -> str:
-    found = [100 * error for error in errors if error is not None]
-    if not found:
-        return "–"
-    if len(found) == 1:
-        return f"{found[0]:.2f} %"
-    return f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} %"
+def _percent(last: list[dict[str, Any]], key: str) -> str:
+    errors = [entry.get(key) for entry in last]
+    return spread([error and 100 * error for error in errors])
 
 
 def _compact(record: dict[str, Any]) -> str:
