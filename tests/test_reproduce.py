@@ -414,6 +414,14 @@ def test_options_without_effect_are_refused(options, words, claims, capsys, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_training_that_ends_once_settled_has_no_settled_version(capsys, tmp_path):
+    settled = {i.name for i in ITEMS.values() if isinstance(i, Trained) and i.settles}
+    assert settled == {"C.fig3"}
+    assert main(["reproduce", "C.fig3", "--settled", "--out", str(tmp_path)]) == 2
+    assert "--settled would do nothing: no training" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_curves_need_as_many_x_as_y():
     with pytest.raises(ValueError, match="found: 2 x and 1 y"):
         demonstrations.Curve("found", (1, 2), (1,))

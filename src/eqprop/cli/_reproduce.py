@@ -95,16 +95,18 @@ def main(argv: list[str]) -> int:
 
 def _check_effects(options: ReproduceOptions, chosen: list[Item]) -> None:
     """Refuse options of which no chosen item takes any notice."""
-    trainings = any(isinstance(item, Trained) for item in chosen)
+    trainings = [item for item in chosen if isinstance(item, Trained)]
     words = {
-        "--settled": options.settled and not trainings,
+        "--settled": options.settled and all(item.settles for item in trainings),
         "--epochs": options.epochs is not None and not trainings,
         "--seeds": options.seeds > 1 and not trainings,
         "--quick": options.quick and not chosen,
     }
     without = ", ".join(word for word, idle in words.items() if idle)
     if without:
-        what = "no training is among them" if chosen else "no item is given"
+        what = "no item is given"
+        if chosen:
+            what = "no training that it would change is among the items"
         raise ValueError(f"{without} would do nothing: {what}; leave it out")
 
 
@@ -137,7 +139,7 @@ def _version(item: Item, options: ReproduceOptions) -> Version:
         return Version(quick=options.quick)
     given = options.epochs
     shorter = given if given is not None and given < item.epochs else None
-    return Version(options.quick, options.settled, shorter)
+    return Version(options.quick, options.settled and not item.settles, shorter)
 
 
 def _is_small(item: Item, record: dict[str, Any]) -> bool:

@@ -55,6 +55,12 @@ class Trained(Item):
         """Of the whole training."""
         return recipes.recipe(self.recipe).config.epochs
 
+    @property
+    def settles(self) -> bool:
+        """Whether its free phases end once settled in any version."""
+        config = recipes.recipe(self.recipe).config
+        return settled_version(config) == config
+
     def config(self, version: Version, runs: Path) -> Config:
         """The recipe, as this version trains it; `runs` gets a quick one's examples."""
         config = recipes.recipe(self.recipe).config
