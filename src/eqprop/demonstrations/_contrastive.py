@@ -192,7 +192,7 @@ def coupled(*, quick: bool = False) -> Demonstration:
     return Demonstration(
         claim="coupled learning descends its own contrast; for small β this is the "
         "cost's gradient in the metric of the outputs' stiffness",
-        source="Stern et al. 2021; Scellier et al. 2023, section 3",
+        source="Stern et al. 2021; Scellier et al. 2023",
         panels=_coupled_panels(pairs, betas, errors, angles, final),
         findings={
             "finite_difference_error": error,

@@ -39,9 +39,10 @@ def convolution(*, quick: bool = False) -> Demonstration:
     holds = bool(worst < 45 and max(rmse) < 0.7 and exact)
     least = max(min(e) for e in errors.values())
     return Demonstration(
-        claim="In a convolutional network EP's updates follow BPTT's gradients "
-        "step by step; for an energy they are equal as β → 0",
-        source="paper D, section 4 and figure 4; Scellier et al. 2023",
+        claim="In a prototypical convolutional network EP's updates follow BPTT's "
+        "gradients step by step; of an energy, settled, EP's gradient is exact as "
+        "β → 0",
+        source="paper D, figure 4; Scellier et al. 2023",
         panels=(
             _synapses(layers),
             Panel(

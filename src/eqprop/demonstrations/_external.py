@@ -112,7 +112,8 @@ def chip_in_the_loop(
         Curve("before training", percent, [start] * len(percent), "expected"),
     )
     return Demonstration(
-        claim="EP from the device's own states trains the device, mismatch and all",
+        claim="EP from a device's own states trains the device, though its weights are "
+        "not the programmed ones (a simulated chip, symmetric)",
         source="arXiv 1602.05179, eqs 22–24, with measured states",
         panels=(
             Panel("device mismatch of each weight (%)", "device's loss", curves, "y"),
@@ -120,10 +121,11 @@ def chip_in_the_loop(
         findings={"gain": gain, "spread": spread, "start": start},
         holds=bool(gain > 3 and spread < 3 and through[-1] < 0.05 * start),
         words=(
-            f"At {percent[-1]:g} % mismatch and {100 * NOISE:g} % read noise the "
-            f"device's loss is {through[-1]:.2g} if trained through it and "
-            f"{deployed[-1]:.2g} if the model's weights are deployed ({gain:.0f} times "
-            f"more); through it, mismatch changes the loss at most {spread:.1f}-fold."
+            f"A simulated chip: at {percent[-1]:g} % mismatch and {100 * NOISE:g} % "
+            f"read noise the device's loss is {through[-1]:.2g} if trained through it "
+            f"and {deployed[-1]:.2g} if the model's weights are deployed ({gain:.0f} "
+            f"times more); through it, mismatch changes the loss at most "
+            f"{spread:.1f}-fold."
         ),
     )
 

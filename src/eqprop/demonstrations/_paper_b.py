@@ -293,7 +293,8 @@ def projected(*, quick: bool = False) -> Demonstration:
         words=(
             "Finite differences of L(s, t) in s and in θ give S and Θ to "
             f"{errors['S']:.0e} and {errors['Θ']:.0e} of their size at every t ≤ "
-            f"{times[-1]:g}, reverse mode through the solver S to {own:.0e} (tolerance "
+            f"{times[-1]:g}, along three directions, and reverse mode through the "
+            f"solver S at t = {times[len(times) // 3]:g} to {own:.0e} (tolerance "
             f"{EXACT:.0e}); from a far start L ends within {ends:.1e} of C(s⁰)."
         ),
     )
@@ -340,7 +341,7 @@ def _parameter_slopes(data, rbp: Process, times) -> tuple[np.ndarray, np.ndarray
 
 
 def _own_gradient(data, rbp: Process, times) -> float:
-    """`projected_cost`'s own derivative in s at mid-time against S."""
+    """`projected_cost`'s own derivative in s, at one time, against S."""
     network, cost, x, y, state = data
     middle = len(times) // 3
 

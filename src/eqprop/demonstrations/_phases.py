@@ -25,7 +25,7 @@ COST = SquaredError()
 SETTLE = Euler(dt=0.2, steps=4000, tol=1e-13)
 DT, STEPS = 0.4, 300
 EXACT, NEAR = 0.01, 1.0
-"""degrees: of a rule that is exact in the limit, and of EP at β = 0.1"""
+"""degrees: at most of a rule that is exact in the limit, at least of CHL"""
 
 
 def phases(*, quick: bool = False) -> Demonstration:
@@ -64,9 +64,9 @@ def phases(*, quick: bool = False) -> Demonstration:
     }
     linear = ("backprop (through time)", "Almeida–Pineda", "EP, β = 0.001")
     return Demonstration(
-        claim="The second phases of backprop, Almeida–Pineda and EP compute the same "
-        "error, by three means; CHL's another",
-        source="paper A, table 1",
+        claim="The second phases of backprop (through time), Almeida–Pineda and EP "
+        "compute the same error, by three means; CHL's another",
+        source="paper A, table 1 (its correspondences; the numbers are derived)",
         panels=_panels(found, angles, moved, costate),
         findings={
             **{f"angle to the exact gradient, {n}": angle for n, angle in last.items()},

@@ -5,8 +5,11 @@ and Δ^EP(t) to step t of the second phase, which starts from s_T.  Where the dy
 the gradient of a Φ (the energies, Φ = ½‖s‖² − ε E) the two are equal as β → 0; for the
 prototypical networks, with σ outside of Φ, they are not, whatever β.
 
-The energies differ from the released code in one point: ρ′(s⁰) stands at the output
-too, without which they would be no gradients.  Prototypical steps are dt = 1.
+Ours differs from the released code, of which the paper's figures are: ρ′(s⁰) stands at
+the energies' output too, without which they would be no gradients; x, not ρ(x), drives
+the first layer; neurons are compared for every example, where that code sums them over
+the batch; the toy's weights are Glorot's, without biases at the start.  Prototypical
+steps are dt = 1.
 """
 
 import dataclasses

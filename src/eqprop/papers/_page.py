@@ -30,9 +30,9 @@ have had other work beside it; times of what was not run are expectations for tw
 *theirs*: the paper's training in full, on a GPU that we do not know.
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
-over-relaxed where there is an energy, T of them at most; the nudged phase and all else
-are as without it. This takes a fraction of the time of T steps. *Nepochs*: a training
-planned for N epochs; it is not compared.
+over-relaxed where layers have an energy or a Φ, T of them at most; the nudged phase and
+all else are as without it. This takes a fraction of the time of T steps. *Nepochs*: a
+training planned for N epochs; it is not compared.
 
 Where a published number comes from: [P] the paper's text, [C] the authors' code or its
 comments, [L] a log in their repository, [S] a secondary source that quotes the paper

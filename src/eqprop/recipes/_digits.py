@@ -132,19 +132,19 @@ RECIPES = {
     "digits-prototypical": (
         _config(PROTOTYPICAL, EquilibriumPropagation(*MAP, 0.1)),
         "s ← σ(drive), σ outside of Φ",
-        "D, section 4",
+        "D",
         "test error ≤ 4 %",
     ),
     "digits-leaky": (
         _config(_leaky(0.0), EquilibriumPropagation(*EULER)),
         "leaky integrators, tied at the start",
-        "C, section 3",
+        "C",
         "test error ≤ 4 %",
     ),
     "digits-leaky-untied": (
         _config(_leaky(None), EquilibriumPropagation(*EULER)),
         "leaky integrators, untied at the start",
-        "C, section 3",
+        "C",
         "test error ≤ 6 %",
     ),
     "digits-asymmetric": (
@@ -171,7 +171,7 @@ RECIPES = {
             EquilibriumPropagation(*MAP, 0.25),
         ),
         "an energy as a primitive function",
-        "D, section 3",
+        "D",
         "test error ≤ 4 %",
     ),
     "digits-convolutional": (
@@ -195,7 +195,7 @@ RECIPES = {
             EquilibriumPropagation(*MAP, 0.1),
         ),
         "a convolutional prototypical network",
-        "D, section 4",
+        "D",
         "test error ≤ 4 %",
     ),
     "digits-convolutional-leaky": (
@@ -211,7 +211,7 @@ RECIPES = {
             EquilibriumPropagation(*EULER),
         ),
         "convolutional leaky integrators, untied",
-        "C, section 3",
+        "C",
         "test error ≤ 8 %",
     ),
     "digits-vector-field": (

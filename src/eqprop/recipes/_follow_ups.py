@@ -56,14 +56,14 @@ RECIPES = {
         ),
         "784-512-10, parameters that move at every nudged step",
         "Ernoult 2020, figure 5",
-        "test error about 2.3 %",
+        "not run yet",
     ),
     **{
         f"deep-hopfield-{layers}h": (
             _deep(layers),
             f"{layers} hidden layer{'s' * (layers > 1)} of 1024, swept, centered EP",
             "Scellier 2024 (code)",
-            "test error below 2 %",
+            "not run yet",
         )
         for layers in DEEP
     },

@@ -8,7 +8,7 @@ weights stay in the network.  With r the lower and u the upper layer's rates,
 
 so that both are derivatives of one Φ = 𝒫(W ⋆ r)·u.  With max pooling, backward is
 unpooling to the places that the current W ⋆ r marks, then the transposed convolution
-(paper D, section 4).
+(paper D).
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ and with `ep.Convolution` layers s^n ← σ(𝒫(W_n ⋆ s^{n−1}) + W̃_{n+1} 
 b_n), where 𝒫⁻¹ unpools by the indices of the current 𝒫 (W_{n+1} ⋆ s^n).
 
 σ stands outside of Φ, so that EP's gradient is approximate by declaration (Ernoult et
-al. 2019, section 4).  Steps of dt = 1 are the paper's dynamics; the authors' released
+al. 2019).  Steps of dt = 1 are the paper's dynamics; the authors' released
 code damps them by dt = 0.2, which the paper does not.
 """
 

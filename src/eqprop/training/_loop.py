@@ -46,8 +46,8 @@ class TrainState(eqx.Module):
     """All that changes during training; saving it and loading it is the identity.
 
     `particles` holds the last free equilibrium of every example, by split, where
-    states persist (paper A, section 5: the authors keep those of the validation and
-    test examples too), else nothing.
+    states persist (paper A, section 5; its authors' code keeps those of the
+    validation and test examples too), else nothing.
     """
 
     system: AbstractSystem
