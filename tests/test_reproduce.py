@@ -12,7 +12,7 @@ import eqprop as ep
 from eqprop import demonstrations, recipes
 from eqprop.cli import main
 from eqprop.demonstrations import Curve, DEMONSTRATIONS, Demonstration, Panel
-from eqprop.papers import ITEMS, KEPT, Published, Trained, verdict, write_page
+from eqprop.papers import _items, ITEMS, KEPT, Published, Trained, verdict, write_page
 from eqprop.papers._demonstrated import Demonstrated
 from eqprop.papers._records import Version
 from eqprop.papers._trained import settled_version
@@ -79,6 +79,7 @@ def training(monkeypatch):
 
 
 def test_every_item_is_documented_and_named_after_a_source():
+    assert {*_items.FIGURES, *_items.SETTINGS, *_items.REASONS} <= set(ITEMS)
     for name, function in DEMONSTRATIONS.items():
         assert name.count(".") < 2
         assert not name.startswith(".")

@@ -233,6 +233,7 @@ def projected(*, quick: bool = False) -> Demonstration:
     """Projected cost along the flow, and its gradients by finite differences."""
     sizes = depths(quick)[2]
     times = np.linspace(0, 30, 16 if quick else 61)
+    third = len(times) // 3
     with jax.enable_x64(True):
         network, cost, x, y, state = data = problem(sizes)
         flat, unflatten = ravel_pytree(state)
@@ -250,7 +251,7 @@ def projected(*, quick: bool = False) -> Demonstration:
             "S": _state_slopes(data, rbp, times),
             "Θ": _parameter_slopes(data, rbp, times),
         }
-        own = _own_gradient(data, rbp, times)
+        own = _own_gradient(data, rbp, times, third)
     errors = {
         name: float(np.abs(a - b).max() / np.abs(b).max())
         for name, (a, b) in pairs.items()
@@ -294,7 +295,7 @@ def projected(*, quick: bool = False) -> Demonstration:
             "Finite differences of L(s, t) in s and in θ give S and Θ to "
             f"{errors['S']:.0e} and {errors['Θ']:.0e} of their size at every t ≤ "
             f"{times[-1]:g}, along three directions, and reverse mode through the "
-            f"solver S at t = {times[len(times) // 3]:g} to {own:.0e} (tolerance "
+            f"solver S at t = {times[third]:g} to {own:.0e} (tolerance "
             f"{EXACT:.0e}); from a far start L ends within {ends:.1e} of C(s⁰)."
         ),
     )
@@ -340,16 +341,15 @@ def _parameter_slopes(data, rbp: Process, times) -> tuple[np.ndarray, np.ndarray
     return np.asarray(rows @ directions.T), np.stack(slopes, 1) / (2 * delta)
 
 
-def _own_gradient(data, rbp: Process, times) -> float:
-    """`projected_cost`'s own derivative in s, at one time, against S."""
+def _own_gradient(data, rbp: Process, times, at: int) -> float:
+    """`projected_cost`'s own derivative in s, at times[at], against S."""
     network, cost, x, y, state = data
-    middle = len(times) // 3
 
     def cost_of(s):
-        return projected_cost(network, cost, x, y, s, float(times[middle]))
+        return projected_cost(network, cost, x, y, s, float(times[at]))
 
     found, _ = ravel_pytree(jax.grad(cost_of)(state))
-    expected, _ = ravel_pytree(jax.tree.map(lambda s: s[middle] / len(x), rbp.states))
+    expected, _ = ravel_pytree(jax.tree.map(lambda s: s[at] / len(x), rbp.states))
     return float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
 
 

@@ -82,7 +82,6 @@ D_CODE = {
     "EB-2h": D_ENERGY,
     "P-1h": "T, K and β are of the same group's later code of continual EP; "
     "paper D's own command has T = 40 and K = 15 (P-1h-K15).",
-    "P-1h-K15": D_STEPPED,
     "P-2h": D_STEPPED,
     "P-3h": D_STEPPED,
     "P-conv": f"{D_README}.",
@@ -96,6 +95,7 @@ SETTINGS = {
     "fast test images settle; ρ, β, K and rates by train error.",
     **dict.fromkeys(("C.vf-1h", "C.vf-1h-untied", "C.vf-2h"), CONTINUAL_CODE),
     "C.vf-2h-untied": CONTINUAL_CODE,
+    "D.table1.P-1h-K15": D_STEPPED,
     **{f"D.table1.{name}{by}": text for name, text in D_CODE.items() for by in BY},
     **dict.fromkeys(
         ("Scellier2024.1h", "Scellier2024.2h", "Scellier2024.3h"),

@@ -12,8 +12,7 @@ from .._drawing import COLORS, subplots
 from ..data._download import PUBLISHED
 from ..relaxations import Euler, Sweep
 from ..report._record import number, spread
-from ..runs import complete, RunDirectory, TrainingInterrupted
-from ..runs import read_environment
+from ..runs import complete, read_environment, RunDirectory, TrainingInterrupted
 from ..training import (
     Config,
     config_from_json,
