@@ -11,6 +11,7 @@ import pytest
 from eqprop.demonstrations import (
     _images,
     _interleaved,
+    _learning,
     _paper_d,
     _steps,
     Curve,
@@ -21,7 +22,7 @@ from eqprop.demonstrations import (
 
 SLOW = (
     *("A.phases", "B.theorem3", "B.truncation", "B.projected-cost", "C.symmetry"),
-    *("D.fig3", "D.fig4", "Laborieux2021.bias"),
+    *("C.learning", "D.fig3", "D.fig4", "Laborieux2021.bias"),
 )
 
 
@@ -92,6 +93,19 @@ def test_layers_are_counted_from_the_output():
     names = ["s0", "s1", "s2", "W0,1", "W1,2", "W2,3"]
     assert [group.name for group in groups] == names
     assert [group.silent for group in groups] == [0, 1, 2, 1, 2, 3]
+
+
+def test_updates_are_watched_from_the_start():
+    """At 180° feedback is minus the transpose, and the input weights go uphill."""
+    data = _images.images(60)
+    opposite, found = _learning.trained(_learning.EP, 180.0, data, 1)
+    tied, _ = _learning.trained(_learning.EP, 0.0, data, 1)
+    assert len(found.history) == 1
+    for watch in (opposite, tied):
+        assert len(watch.angle) == len(watch.hidden) == len(watch.trace) == 2
+    assert opposite.trace[0] == pytest.approx(-tied.trace[0], rel=1e-6)
+    assert opposite.trace[1] > opposite.trace[0]
+    assert tied.hidden[0] < 30 < 150 < opposite.hidden[0]
 
 
 @pytest.mark.parametrize("there", [True, False])
