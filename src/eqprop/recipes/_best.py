@@ -1,14 +1,25 @@
 """The best results we know how to reach, with and without augmentation.
 
-What was compared was compared on 10,000 examples kept from the training set: on MNIST
-shifts of one and two pixels, on Fashion-MNIST widths, decays, shifts and mirroring (the
-augmentations did worse there in as many epochs).  All else is that of `mnist-dense` and
-`mnist-conv`, or was set before the first run (on Fashion-MNIST the convolutional
-network's epochs, and its mirroring); no test example chose anything.
+What was compared was compared on examples kept from the training set: on MNIST shifts
+of one and two pixels, on Fashion-MNIST widths, decays, shifts and mirroring of a dense
+network (the augmentations did worse in as many epochs).  All else is that of
+`mnist-dense` and `mnist-conv`, or was set before the first run; no test example chose
+anything.
+
+The convolutional network on Fashion-MNIST is not `mnist-conv`'s: with its sweeps and
+rates, mirrored, train error stood at 13 % from the fifth epoch to the 23rd, where the
+run was stopped.  Seven sweeps then left a residual of 0.2, and EP's gradient was 76°
+off that of settled states.  Weight decay keeps the network fast (the residual after
+ten sweeps stays at 0.02).  Rates, sweeps, over-relaxed nudges, β, decay and the
+weights' gain were compared in trials of 10,000 examples and 4 epochs on 1,000 others,
+not kept; the rate that was best there, 1e-3, unlearns in the second epoch of all
+examples, so the rate is `mnist-conv`'s.
 """
 
 import dataclasses
 
+from ..relaxations import Sweep
+from ..training import Optimizer
 from . import _practice
 
 _DENSE = _practice.RECIPES["mnist-dense"][0]
@@ -31,6 +42,17 @@ def _conv(epochs: int, **others):
     return dataclasses.replace(_CONV, epochs=epochs, **others)
 
 
+def _steady(epochs: int, **others):
+    """More sweeps, over-relaxed nudges and weight decay: see above."""
+    rule = dataclasses.replace(
+        _CONV.estimator,
+        free=Sweep(steps=10, omega=1.4),
+        nudged=Sweep(steps=4, omega=1.4),
+    )
+    rates = Optimizer("adamw", (3e-4,), "cosine", {"weight_decay": 0.3})
+    return _conv(epochs, estimator=rule, optimizer=rates, **others)
+
+
 RECIPES = {
     "best-mnist-dense-shifted": (
         _dense(2048, 40, shift=1),
@@ -51,14 +73,14 @@ RECIPES = {
         "test error about 0.8 % in an hour and a half",
     ),
     "best-fashion-conv": (
-        _conv(20, data="fashion-mnist"),
-        "mnist-conv, longer, on Fashion-MNIST",
+        _steady(20, data="fashion-mnist"),
+        "mnist-conv with weight decay and more sweeps, longer, on Fashion-MNIST",
         "none",
-        "not run yet",
+        "test error about 9.8 % in 25 minutes",
     ),
     "best-fashion-conv-mirrored": (
-        _conv(30, data="fashion-mnist", flip=True),
-        "mnist-conv, longer, on Fashion-MNIST, training images mirrored at random",
+        _steady(30, data="fashion-mnist", flip=True),
+        "best-fashion-conv, longer, training images mirrored at random",
         "none",
         "not run yet",
     ),
