@@ -213,7 +213,7 @@ _BEST = {
     ),
     "mnist-conv": ("mnist-conv", "32-64-128-10 on MNIST, not augmented", 25),
     "mnist-conv-shifted": (
-        *("best-mnist-conv-shifted", "32-64-128-10 on moved images of MNIST", 85),
+        *("best-mnist-conv-shifted", "32-64-128-10 on moved images of MNIST", 30),
     ),
     "fashion-dense": (
         *("best-fashion-dense", "784-2048-10 on Fashion-MNIST, not augmented", 20),
@@ -224,7 +224,7 @@ _BEST = {
     "fashion-conv-mirrored": (
         "best-fashion-conv-mirrored",
         "32-64-128-10 on mirrored images of Fashion-MNIST",
-        45,
+        55,
     ),
 }
 
