@@ -1,9 +1,9 @@
 """Paper C: learning where feedback starts at any angle to the transpose.
 
-784-512-10, trained for a few epochs of a few thousand images by paper C's rule, with T,
-K, β and rates of VF-1h of continual EP's code; and by continual updates, with those of
-its C-VF-1h.  After every epoch the training's own update is held against the gradient,
-on images that it does not learn.
+784-512-10, trained for a few epochs of a few thousand images: by paper C's rule, with
+T, K, β and rates of the recipe vf-1h, and by continual updates, with those of
+C-VF-1h of continual EP's code.  After every epoch the update is held against the
+gradient, on images that it does not learn.
 """
 
 import dataclasses
@@ -17,12 +17,11 @@ from ..costs import SquaredError
 from ..estimators import (
     AbstractEstimator,
     ContinualEquilibriumPropagation,
-    EquilibriumPropagation,
     ImplicitDifferentiation,
 )
+from ..recipes import RECIPES
 from ..relaxations import Euler
-from ..systems import fan_in_uniform, LeakyIntegrator, shifted_sigmoid
-from ..training import Fit, fit, Observer, Optimizer
+from ..training import Config, Fit, fit, Observer, Optimizer
 from ..training._measures import alignment
 from ..verification._metrics import agreement
 from ._demonstration import Curve, Demonstration, Panel
@@ -35,34 +34,18 @@ MEASURED = 100
 NEAR = 60.0
 """no update may end further off the gradient (degrees)"""
 
-
-class Rule(eqx.Module):
-    """One way to train: an estimator, its rates, and the initial angles it is tried at.
-
-    `rates` are from the input side on.
-    """
-
-    estimator: AbstractEstimator
-    rates: tuple[float, ...]
-    angles: tuple[float, ...]
-
-
-CONTINUAL = (0.0076, 0.0038)
-EP = Rule(
-    EquilibriumPropagation(
-        Euler(dt=1.0, steps=30), Euler(dt=1.0, steps=10), 0.1, "one-sided"
-    ),
-    (0.15, 0.075),
-    ANGLES,
-)
-C_EP = Rule(
-    ContinualEquilibriumPropagation(
+RATES = (0.0076, 0.0038)
+EP = RECIPES["vf-1h"].config
+C_EP = dataclasses.replace(
+    EP,
+    estimator=ContinualEquilibriumPropagation(
         *(Euler(dt=1.0, steps=40), Euler(dt=1.0, steps=15), 0.2, "random-sign"),
-        learning_rate=CONTINUAL,
+        learning_rate=RATES,
     ),
-    CONTINUAL,
-    ANGLES[::2],
+    optimizer=Optimizer("sgd", RATES),
 )
+FEW = ANGLES[::2]
+"""angles at which continual updates are tried, and that are drawn over the epochs"""
 
 
 @dataclasses.dataclass
@@ -96,7 +79,9 @@ def _gradient(rule, system, data):
     return rule(system, SquaredError(), data.flat, data.y).grads
 
 
-def trained(rule: Rule, angle: float, data: Images, epochs: int) -> tuple[Watch, Fit]:
+def trained(
+    config: Config, angle: float, data: Images, epochs: int
+) -> tuple[Watch, Fit]:
     """Learn five sixths of the images, from feedback at `angle`; watch the updates."""
     held_out = len(data.x) // 6
     learned, others = (
@@ -104,22 +89,16 @@ def trained(rule: Rule, angle: float, data: Images, epochs: int) -> tuple[Watch,
         for part in (slice(-held_out), slice(-held_out, None))
     )
     few = Images(others.x[:MEASURED], others.y[:MEASURED], data.name)
-    one_sided = dataclasses.replace(rule.estimator, nudging="one-sided")
-    system = LeakyIntegrator(
-        (784, 512, 10),
-        key=jax.random.key(0),
-        activation=shifted_sigmoid,
-        initializer=fan_in_uniform,
-        angle=angle,
-        discrete=True,
-    )
+    one_sided = dataclasses.replace(config.estimator, nudging="one-sided")
+    model: Any = dataclasses.replace(config.model, angle=angle)
+    system, cost = model.build((784,), 10, jax.random.key(0))
     watch = Watch(one_sided, few)
     found = fit(
-        *(system, SquaredError(), learned.flat, learned.y),
-        estimator=rule.estimator,
-        optimizer=Optimizer("sgd", rule.rates),
+        *(system, cost, learned.flat, learned.y),
+        estimator=config.estimator,
+        optimizer=config.optimizer,
         epochs=epochs,
-        batch_size=20,
+        batch_size=config.batch_size,
         test=(others.flat, others.y),
         observer=watch,
     )
@@ -131,13 +110,12 @@ def learning(*, quick: bool = False) -> Demonstration:
     epochs = 4 if quick else 8
     data = images(2000 if quick else 6000)
     data = Images(jnp.float32(data.x), jnp.float32(data.y), data.name)
-    rules = {"EP": EP} if quick else {"EP": EP, "continual": C_EP}
+    tried = {"EP": (EP, ANGLES), "continual": (C_EP, FEW)}
+    if quick:
+        tried = {"EP": (EP, ANGLES[::4])}
     runs = {
-        name: {
-            angle: trained(rule, angle, data, epochs)
-            for angle in (rule.angles[::4] if quick else rule.angles)
-        }
-        for name, rule in rules.items()
+        name: {angle: trained(config, angle, data, epochs) for angle in angles}
+        for name, (config, angles) in tried.items()
     }
     errors = {
         name: {angle: found.history[-1]["train_error"] for angle, (_, found) in of}
@@ -154,7 +132,7 @@ def learning(*, quick: bool = False) -> Demonstration:
         curves = tuple(
             Curve(f"{angle:g}°", range(epochs + 1), getattr(watch, what))
             for angle, watch in watched.items()
-            if angle in C_EP.angles
+            if angle in FEW
         )
         return Panel("epoch", text, curves, title="EP, from each initial angle")
 
@@ -180,7 +158,7 @@ def learning(*, quick: bool = False) -> Demonstration:
     if continual:
         off = {angle: watch.angle[0] for angle, (watch, _) in runs["continual"].items()}
         words += (
-            " With continual updates and the far smaller rates that they need, "
+            " With continual updates and their far smaller rates, "
             f"{100 * continual[start]:.0f} % of the training examples are wrong in the "
             f"last epoch from {start:g}°, where the update starts {off[start]:.0f}° "
             f"off the gradient, and {100 * continual[end]:.0f} % from {end:g}° "
