@@ -207,6 +207,41 @@ def test_seeds_of_the_kept_record_are_not_trained_again(training, tmp_path, caps
     assert json.loads(file.read_text(encoding="utf-8"))["seeds"] == failed
 
 
+def test_quick_seeds_are_kept_too(training, tmp_path):
+    """Fails if fewer seeds of a quick version lose those that are there."""
+    options = ["reproduce", "D.tiny", "--quick", "--out", str(tmp_path)]
+    for count, runs in ((2, "a"), (1, "b")):
+        main([*options, "--seeds", str(count), "--runs", str(tmp_path / runs)])
+        text = (tmp_path / "D.tiny.quick.json").read_text(encoding="utf-8")
+        assert [seed["seed"] for seed in json.loads(text)["seeds"]] == [0, 1]
+    assert not (tmp_path / "b" / "D.tiny.quick").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": None}, "it has no config"),
+        ({"seeds": 3}, "it has no list of seeds"),
+        ({"seeds": [{"seed": 0}]}, "it has no failure of a seed, epochs of a seed"),
+        ({"holds": True, "seeds": None}, "it has no claim, source, words"),
+    ],
+)
+def test_a_record_that_is_none_is_named(change, words, training, tmp_path, capsys):
+    """What another program or an edit left: never a traceback."""
+    options = ["reproduce", "D.tiny", "--out", str(tmp_path), "--runs", str(tmp_path)]
+    main(options)
+    file = tmp_path / "D.tiny.json"
+    record = json.loads(file.read_text(encoding="utf-8")) | change
+    left = {key: value for key, value in record.items() if value is not None}
+    file.write_text(json.dumps(left), encoding="utf-8")
+    capsys.readouterr()
+    assert main(options) == 2
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "D.tiny.json is no record of an item" in told
+    assert words in told
+    assert "Traceback" not in told
+
+
 def test_a_settled_version_stands_beside_the_whole(training, tmp_path, capsys):
     """With runs, a record and rows of its own, and a command that makes it again."""
     options = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]

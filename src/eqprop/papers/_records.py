@@ -53,6 +53,11 @@ def place(folder: Path, name: str, version: Version, end: str) -> Path:
     return folder / f"{name}{version}{end}"
 
 
+KEYS = {"seeds": ("config", "seeds"), "holds": ("holds", "claim", "source", "words")}
+SEED_KEYS = ("seed", "failure", "epochs", "last", "seconds", "curves", "environment")
+"""what a record holds, by what tells its kind, and what it holds of each seed"""
+
+
 def versions(name: str, records: dict[str, Any], quick: bool) -> list[str]:
     """The kept versions of an item, the whole one first; or the quick ones."""
     found = [n for n in records if n == name or n.startswith(f"{name}.")]
@@ -70,6 +75,9 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     """Every record of a folder by its file's name; none where there is no folder.
 
     Other JSON files in it are left alone: a record says what was measured, and how.
+
+    **Raises:** `ValueError` naming the file of a record that is cut short or in which
+    something is missing.
     """
     found = {}
     for file in sorted(folder.glob("*.json")):
@@ -78,5 +86,23 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{file} is no record of an item: {error}") from error
         if isinstance(record, dict) and ("seeds" in record or "holds" in record):
+            if missing := _missing(record):
+                raise ValueError(
+                    f"{file} is no record of an item: it has no {', '.join(missing)}; "
+                    "remove it, or choose another folder with --out DIR"
+                )
             found[file.stem] = {"quick": False, "settled": False, **record}
     return found
+
+
+def _missing(record: dict[str, Any]) -> list[str]:
+    """What a record of its kind holds and this one does not."""
+    kind = "seeds" if "seeds" in record else "holds"
+    missing = [key for key in KEYS[kind] if key not in record]
+    seeds = record.get("seeds", ())
+    if not isinstance(seeds, list | tuple):
+        return [*missing, "list of seeds"]
+    found = [seed if isinstance(seed, dict) else {} for seed in seeds]
+    return missing + [
+        f"{k} of a seed" for k in SEED_KEYS if any(k not in s for s in found)
+    ]

@@ -29,6 +29,8 @@ ERRORS = ("train_error", "val_error", "test_error", "test_error_cold")
 TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 QUICK = {"train": 2000, "test": 1000, "epochs": 3}
 """examples and epochs of a quick version"""
+FEW = f"{QUICK['train']} examples of the data set"
+"""what a quick version's record names as its data"""
 TOLERANCE = 1e-4
 """velocity below which a settled version's free phase ends"""
 OMEGA = {Hopfield: (1.5, 1.75), Prototypical: (1.3, 1.65)}
@@ -91,7 +93,7 @@ class Trained(Item):
             "seeds": seeds,
         }
         if version.quick:  # a path of this machine says nothing elsewhere
-            record["config"]["data"] = f"{QUICK['train']} examples of the data set"
+            record["config"]["data"] = FEW
         self.plot(record, context.figure)
         return record
 
@@ -218,10 +220,13 @@ def _line(axis: Any, points: np.ndarray, color: str, label: str | None) -> None:
 
 def _known(config: Config, context: Context) -> dict[int, dict[str, Any]]:
     """Seeds of the kept record with this configuration, those that diverged too."""
-    if context.kept is None or context.version.quick:
+    if context.kept is None:
         return {}
+    given: dict[str, Any] = {"seed": config.seed}
+    if context.kept["config"].get("data") == FEW:
+        given["data"] = config.data
     try:
-        theirs = config_from_json(context.kept["config"] | {"seed": config.seed})
+        theirs = config_from_json(context.kept["config"] | given)
         seeds = {seed["seed"]: seed for seed in context.kept["seeds"]}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}  # of another version of this program
