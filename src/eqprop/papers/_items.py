@@ -218,6 +218,11 @@ _BEST = {
     "fashion-dense": (
         *("best-fashion-dense", "784-2048-10 on Fashion-MNIST, not augmented", 20),
     ),
+    "fashion-dense-mirrored": (
+        "best-fashion-dense-mirrored",
+        "784-2048-10 on mirrored images of Fashion-MNIST",
+        40,
+    ),
     "fashion-conv": (
         *("best-fashion-conv", "32-64-128-10 on Fashion-MNIST, not augmented", 30),
     ),

@@ -66,6 +66,12 @@ RECIPES = {
         "none",
         "test error about 10.5 % in 20 minutes",
     ),
+    "best-fashion-dense-mirrored": (
+        _dense(2048, 100, 0.05, data="fashion-mnist", flip=True),
+        "best-fashion-dense, longer, training images mirrored at random",
+        "none",
+        "not run yet",
+    ),
     "best-mnist-conv-shifted": (
         _conv(24, shift=2),
         "mnist-conv, decayed and longer, training images moved by up to two pixels",
