@@ -66,7 +66,8 @@ BEST = (
     "the network that counts had all of them."
 )
 CONTINUAL = (
-    "Figure 5a: test error against the initial angle between EP's and BPTT's update."
+    "Figure 5a: test error against the initial angle between EP's and BPTT's update; "
+    "of vector fields, the point whose weights start tied."
 )
 A_CODE = (
     "the cost is ½‖y − d‖² as printed, where the authors' code has no ½; {}. Epochs "
@@ -181,9 +182,14 @@ _OTHERS = (
         *("C.fig3", "vf-3h-untied", "vector field, 3 × 512, untied", C_THREE),
         *((C_TEST, ZERO), 50),
     ),
-    (
-        *("C-EP.fig5.C-EP-1h", "c-ep-1h", "continual EP, 784-512-10", CONTINUAL),
-        *((_about(2.3),), 50),
+    *(
+        (f"C-EP.fig5.{name}", name.lower(), shows, CONTINUAL, (_about(error),), minutes)
+        for name, shows, error, minutes in (
+            ("C-EP-1h", "continual EP, 784-512-10", 2.3, 50),
+            ("C-EP-2h", "continual EP, 784-512-512-10", 2.4, 250),
+            ("C-VF-1h", "continual updates, vector field, 1 × 512", 2.4, 60),
+            ("C-VF-2h", "continual updates, vector field, 2 × 512", 3.0, 300),
+        )
     ),
     (
         *("Scellier2024.1h", "deep-hopfield-1h", "784-1024-10, centered EP", ""),

@@ -1,7 +1,8 @@
 """Follow-ups of papers A–D on MNIST: continual EP, and deep Hopfield networks.
 
-- Continual EP (Ernoult et al. 2020, arXiv 2005.04168), one hidden layer of paper D's
-  prototypical network: T, K, β, rates and epochs of the authors' commands.
+- Continual EP (Ernoult et al. 2020, arXiv 2005.04168): paper D's prototypical networks
+  (C-EP), and vector fields that start tied (C-VF), with T, K, β, its signs, rates and
+  epochs of the authors' commands.
 - Deep Hopfield networks of 1024 units a layer (code of Scellier et al. 2023 and of a
   paper of 2024): even and odd layers in turn, centered EP, linear outputs, rates that
   fall by 1 % an epoch.  The code's biases start at 0, ours in ±½/√(fan-in).
@@ -10,9 +11,15 @@
 from ..estimators import ContinualEquilibriumPropagation, EquilibriumPropagation
 from ..relaxations import Euler, Sweep
 from ..training import Config, Hopfield, Optimizer
-from ._paper_d import ROWS
+from . import _paper_c, _paper_d
 
-CONTINUAL = (0.0056, 0.0028)
+# T, K, β, its sign, rates from the input side on, epochs.
+CONTINUAL: dict[str, tuple] = {
+    "c-ep-1h": (40, 15, 0.2, "one-sided", (0.0056, 0.0028), 100),
+    "c-ep-2h": (100, 20, 0.5, "one-sided", (0.01, 0.0018, 0.00018), 150),
+    "c-vf-1h": (40, 15, 0.2, "random-sign", (0.0076, 0.0038), 100),
+    "c-vf-2h": (100, 20, 0.35, "random-sign", (0.009, 0.0016, 0.00016), 150),
+}
 
 # Sweeps of the free and of the nudged phase, rates from the input side on.
 DEEP: dict[int, tuple[int, int, tuple[float, ...]]] = {
@@ -38,26 +45,37 @@ def _deep(layers: int) -> Config:
     )
 
 
-RECIPES = {
-    "c-ep-1h": (
-        Config(
-            data="mnist",
-            model=ROWS["p-1h"][0],
-            estimator=ContinualEquilibriumPropagation(
-                free=Euler(dt=1.0, steps=40),
-                nudged=Euler(dt=1.0, steps=15),
-                beta=0.2,
-                nudging="one-sided",
-                learning_rate=CONTINUAL,
-            ),
-            optimizer=Optimizer("sgd", CONTINUAL),
-            epochs=100,
-            batch_size=20,
+def _continual(name: str) -> Config:
+    free, nudged, beta, nudging, lr, epochs = CONTINUAL[name]
+    layers = name.removeprefix("c-ep-").removeprefix("c-vf-")
+    model = _paper_d.ROWS[f"p-{layers}"][0]
+    if name.startswith("c-vf"):
+        model = _paper_c.RECIPES[f"vf-{layers}"][0].model
+    phases = (Euler(dt=1.0, steps=free), Euler(dt=1.0, steps=nudged))
+    return Config(
+        data="mnist",
+        model=model,
+        estimator=ContinualEquilibriumPropagation(
+            *phases, beta, nudging, learning_rate=lr
         ),
-        "784-512-10, parameters that move at every nudged step",
-        "Ernoult 2020, figure 5",
-        "not run yet",
-    ),
+        optimizer=Optimizer("sgd", lr),
+        epochs=epochs,
+        batch_size=20,
+    )
+
+
+RECIPES = {
+    **{
+        name: (
+            _continual(name),
+            f"784-{'512-' * (1 + name.endswith('2h'))}10"
+            f"{', tied at the start' * name.startswith('c-vf')}, parameters that move "
+            "at every nudged step",
+            "Ernoult 2020, figure 5",
+            "not run yet",
+        )
+        for name in CONTINUAL
+    },
     **{
         f"deep-hopfield-{layers}h": (
             _deep(layers),
