@@ -392,7 +392,7 @@ def test_the_kept_page_is_that_of_its_records(tmp_path):
 
 
 def test_kept_trainings_are_of_the_recipes_as_they_stand(tmp_path):
-    """What the page reports is what its command would train today."""
+    """What the page reports is what its command would train today, and says so."""
     found = {p.stem: json.loads(p.read_text("utf-8")) for p in KEPT.glob("*.json")}
     trained = {name: record for name, record in found.items() if "config" in record}
     assert {"A.fig3.1h", "C.fig3", "D.table1.P-3h.settled"} <= set(trained)
@@ -402,6 +402,8 @@ def test_kept_trainings_are_of_the_recipes_as_they_stand(tmp_path):
         stands = config_to_json(item.config(version, tmp_path))
         kept = config_to_json(config_from_json(record["config"]))
         assert {**stands, "seed": None} == {**kept, "seed": None}, name
+        expected = recipes.recipe(item.recipe).expected
+        assert "not run yet" not in expected, f"{item.recipe} was: {name}"
 
 
 def test_a_page_of_others_is_not_overwritten(claims, tmp_path, capsys):

@@ -85,8 +85,10 @@ SWINGS = "test error 3–4 %, as some examples swing; about 2 % where they settl
 SETTLED = "not run to T yet; test error about {} % where free phases end once settled"
 EXPECTED = {
     "eb-1h": "test error about 2.1 %",
+    "eb-1h-bptt": "test error about 2.2 %",
     "eb-2h": "test error about 2.8 %; about 2.1 % where free phases end once settled",
     "p-1h": "test error about 1.9 %",
+    "p-1h-bptt": "test error about 2.2 %",
     "p-1h-k15": SWINGS,
     "p-2h": SWINGS,
     "p-3h": SETTLED.format(2.0),
