@@ -14,10 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ..costs import SquaredError
-from ..estimators import (
-    AbstractEstimator,
-    ImplicitDifferentiation,
-)
+from ..estimators import AbstractEstimator, ImplicitDifferentiation
 from ..recipes import RECIPES
 from ..relaxations import Euler
 from ..training import Config, Fit, fit, Observer

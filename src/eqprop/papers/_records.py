@@ -10,6 +10,9 @@ from .._files import write_whole
 _HERE = Path(__file__).parents[3] / "docs" / "papers"
 KEPT = _HERE if _HERE.is_dir() else Path("docs", "papers")
 """the records of this repository, or of the one that a command is given in"""
+KEYS = {"seeds": ("config", "seeds"), "holds": ("holds", "claim", "source", "words")}
+SEED_KEYS = ("seed", "failure", "epochs", "last", "seconds", "curves", "environment")
+"""what a record holds, by what tells its kind, and what it holds of each seed"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +54,6 @@ class Version:
 def place(folder: Path, name: str, version: Version, end: str) -> Path:
     """The file of an item's record or figure."""
     return folder / f"{name}{version}{end}"
-
-
-KEYS = {"seeds": ("config", "seeds"), "holds": ("holds", "claim", "source", "words")}
-SEED_KEYS = ("seed", "failure", "epochs", "last", "seconds", "curves", "environment")
-"""what a record holds, by what tells its kind, and what it holds of each seed"""
 
 
 def versions(name: str, records: dict[str, Any], quick: bool) -> list[str]:

@@ -223,9 +223,9 @@ def _known(config: Config, context: Context) -> dict[int, dict[str, Any]]:
     if context.kept is None:
         return {}
     given: dict[str, Any] = {"seed": config.seed}
-    if context.kept["config"].get("data") == FEW:
-        given["data"] = config.data
     try:
+        if context.kept["config"]["data"] == FEW:
+            given["data"] = config.data
         theirs = config_from_json(context.kept["config"] | given)
         seeds = {seed["seed"]: seed for seed in context.kept["seeds"]}
     except (AttributeError, KeyError, TypeError, ValueError):
