@@ -232,6 +232,11 @@ _BEST = {
         "784-2048-10 on mirrored images of Fashion-MNIST",
         40,
     ),
+    "fashion-dense-moved": (
+        "best-fashion-dense-moved",
+        "784-2048-10 on mirrored and moved images of Fashion-MNIST",
+        40,
+    ),
     "fashion-conv": (
         *("best-fashion-conv", "32-64-128-10 on Fashion-MNIST, not augmented", 30),
     ),

@@ -72,6 +72,12 @@ RECIPES = {
         "none",
         "test error about 10.4 % in half an hour",
     ),
+    "best-fashion-dense-moved": (
+        _dense(2048, 120, 0.05, data="fashion-mnist", flip=True, shift=1),
+        "best-fashion-dense-mirrored, longer, also moved by up to one pixel",
+        "none",
+        "not run yet",
+    ),
     "best-mnist-conv-shifted": (
         _conv(24, shift=2),
         "mnist-conv, decayed and longer, training images moved by up to two pixels",
