@@ -245,6 +245,11 @@ _BEST = {
         "32-64-128-10 on mirrored images of Fashion-MNIST",
         55,
     ),
+    "fashion-conv-3x3-mirrored": (
+        "best-fashion-conv-3x3-mirrored",
+        "32-64-256-10, kernels of 3×3, on mirrored images of Fashion-MNIST",
+        75,
+    ),
 }
 
 
