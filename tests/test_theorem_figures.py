@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eqprop.demonstrations import (
+    _continual,
     _images,
     _interleaved,
     _learning,
@@ -22,7 +23,7 @@ from eqprop.demonstrations import (
 
 SLOW = (
     *("A.phases", "B.theorem3", "B.truncation", "B.projected-cost", "C.symmetry"),
-    *("C.learning", "D.fig3", "D.fig4", "Laborieux2021.bias"),
+    *("C.learning", "C-EP.angles", "D.fig3", "D.fig4", "Laborieux2021.bias"),
 )
 
 
@@ -106,6 +107,23 @@ def test_updates_are_watched_from_the_start():
     assert opposite.trace[0] == pytest.approx(-tied.trace[0], rel=1e-6)
     assert opposite.trace[1] > opposite.trace[0]
     assert tied.hidden[0] < 30 < 150 < opposite.hidden[0]
+
+
+def test_continual_updates_are_turned_by_what_moves():
+    """Plain EP's are those of held weights; C-EP's are further off, below 90°."""
+    data = _images.images(20)
+    plain, continual = (
+        _continual._angles(name, data, 0) for name in ("p-1h", "c-ep-1h")
+    )
+    assert plain[0] == pytest.approx(plain[1], abs=1e-3)
+    assert continual[1] + 5 < continual[0] < 90
+
+
+def test_relative_rmse_of_updates():
+    """Over t, relative to the larger of the two; weights that stand still are out."""
+    one = np.array([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]])
+    other = np.array([[0.0, 0.0, 0.0], [3.0, 1.0, 0.0]])
+    assert _continual._rmse(one, other) == pytest.approx((0 + 3 / 4) / 2)
 
 
 @pytest.mark.parametrize("there", [True, False])

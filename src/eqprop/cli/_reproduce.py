@@ -20,6 +20,7 @@ from ..papers import (
     read_records,
     seconds,
     Trained,
+    unknown,
     Version,
     versions,
     write_page,
@@ -176,7 +177,9 @@ def _list(options: ReproduceOptions) -> int:
 
 
 def _row(item: Item, record: dict[str, Any] | None) -> dict[str, str]:
-    published = ", ".join(map(quantity, item.published)) or "–"
+    published = ", ".join(map(quantity, item.published))
+    if not published:
+        published = unknown(item) if isinstance(item, Trained) else "–"
     row = {
         "shows": item.shows,
         "published": published,

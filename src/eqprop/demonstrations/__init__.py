@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from . import (
+    _continual,
     _contrastive,
     _convolution,
     _external,
@@ -28,6 +29,7 @@ from ._demonstration import (
 DEMONSTRATIONS: dict[str, Callable[..., Demonstration]] = {
     **_gradients.ITEMS,
     **_path.ITEMS,
+    **_continual.ITEMS,
     **_convolution.ITEMS,
     **_paper_b.ITEMS,
     **_symmetry.ITEMS,

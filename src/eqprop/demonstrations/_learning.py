@@ -144,13 +144,14 @@ def learning(*, quick: bool = False) -> Demonstration:
     )
     if continual:
         off = {angle: watch.angle[0] for angle, (watch, _) in runs["continual"].items()}
+        last = runs["continual"][end][0]
         words += (
             " With continual updates and their far smaller rates, "
             f"{100 * continual[start]:.0f} % of the training examples are wrong in the "
             f"last epoch from {start:g}°, where the update starts {off[start]:.0f}° "
             f"off the gradient, and {100 * continual[end]:.0f} % from {end:g}° "
-            f"({off[end]:.0f}°): so short a training does not turn the feedback "
-            "around."
+            f"({off[end]:.0f}°): in so short a training tr(W Bᵀ) comes from "
+            f"{last.trace[0]:.2g} to {last.trace[-1]:.2g} there."
         )
     return Demonstration(
         claim="Feedback aligns while it is learned: paper C's rule learns from any "
@@ -174,8 +175,9 @@ def learning(*, quick: bool = False) -> Demonstration:
             },
             **{f"held-out error, EP, {angle:g}°": e for angle, e in tests.items()},
             **{
-                f"{what}, {when}, EP, {angle:g}°": getattr(watch, what)[k]
-                for angle, watch in watched.items()
+                f"{what}, {when}, {name}, {angle:g}°": getattr(watch, what)[k]
+                for name, run in runs.items()
+                for angle, (watch, _) in run.items()
                 for what in ("angle", "hidden", "trace")
                 for when, k in (("first", 0), ("last", -1))
             },

@@ -11,6 +11,7 @@ from ._page import (
     duration as duration,
     quantity as quantity,
     seconds as seconds,
+    unknown as unknown,
     write_page as write_page,
 )
 from ._records import (

@@ -47,7 +47,7 @@ class Item(abc.ABC):
     - `published`: the paper's numbers; none where they are not known.
     - `minutes`: expected on two cores, of one seed.
     - `settings`: what of the training is not the paper's, and where it is from.
-    - `reason`: why ours is as it is, where that was found out; not of settled ones.
+    - `reason`, `settled_reason`: why ours is as it is, where that was found out.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Item(abc.ABC):
     minutes: float = 2.0
     settings: str = ""
     reason: str = ""
+    settled_reason: str = ""
 
     @property
     def paper(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from .._files import write_whole
 from ._item import Item
-from ._items import ITEMS, PAPERS
+from ._items import ITEMS, PAPERS, REST
 from ._records import read_records, Version, versions
 from ._trained import TOLERANCE, Trained
 from ._verdict import ERRORS, Published, SEEDS
@@ -23,11 +23,12 @@ the published number, whose spread counts in full because the number of runs beh
 is not known; "about" stands for half a percent each way (0.2 where read off a figure),
 a printed number for half of its last digit. *better*, *differs*: further below or
 above. *one seed*: fewer than {SEEDS}. *no reference*: the paper's number is not known
-to us. *diverged*: no seed came to its end; where some did not, the seeds are "3 of 4".
-*holds*: a claim that was measured and found true. A training's time is that of its
-updates, without the evaluations in between, mean over the seeds on a machine that may
-have had other work beside it; times of what was not run are expectations for two cores.
-*theirs*: the paper's training in full, on a GPU that we do not know.
+to us, or there is no paper. *diverged*: no seed came to its end; where some
+did not, the seeds are "3 of 4". *holds*: a claim that was measured and found true. A
+training's time is that of its updates, without the evaluations in between, mean over
+the seeds on a machine that may have had other work beside it; times of what was not run
+are expectations for two cores. *theirs*: the paper's training in full, on a GPU that we
+do not know.
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
 over-relaxed where layers have an energy or a Φ, T of them at most; the nudged phase and
@@ -70,6 +71,8 @@ def write_page(folder: Path) -> Path:
             lines += [f"## {_title(paper)}", ""]
             lines += _rows([row for item in items for row in _of(item, records)])
             lines += [""]
+        if paper in REST:
+            lines += [f"*Not run, and no item:* {REST[paper]}", ""]
     whole, quick = (
         [(i, name) for i in ITEMS.values() for name in versions(i.name, records, small)]
         for small in (False, True)
@@ -97,7 +100,7 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
         published = "–"
         expected = f"≈ {duration(60 * item.minutes)}"
         if isinstance(item, Trained):
-            published = "; ".join(map(quantity, item.published)) or _unknown(item)
+            published = "; ".join(map(quantity, item.published)) or unknown(item)
             expected += _theirs(item)
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
     whole = f"{item.name}{Version.of(record)}"
@@ -114,7 +117,7 @@ def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
         (
             name if number == 0 else "",
             item.shows if number == 0 else "",
-            _unknown(item) if theirs is None else quantity(theirs),
+            unknown(item) if theirs is None else quantity(theirs),
             ours,
             *(count, took, mark),
         )
@@ -135,13 +138,14 @@ def details(item: Item, record: dict[str, Any], name: str) -> list[str]:
     if item.settings:
         lines += [f"**Settings of ours:** {item.settings}", ""]
     lines += [f"**Ours:** {item.result(record)}", ""]
-    if item.reason and not record["settled"]:
-        lines += [f"**Why:** {item.reason[0].upper()}{item.reason[1:]}", ""]
+    why = item.settled_reason if record.get("settled") else item.reason
+    if why:
+        lines += [f"**Why:** {why[0].upper()}{why[1:]}", ""]
     lines += [f"`{item.command(record)}`, {duration(seconds(record))}{_where(record)}"]
     return [*lines, "", f"![{name}]({name}.png)", ""]
 
 
-def _unknown(item: Trained) -> str:
+def unknown(item: Trained) -> str:
     """What stands for a number that is not known to us; – where there is none."""
     return "–" if item.paper == "beyond" else "not known"
 

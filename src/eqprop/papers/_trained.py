@@ -298,7 +298,9 @@ def _kept(run: RunDirectory) -> dict[str, Any]:
     return {
         **aligned,
         "epochs": last.get("epoch", 0),
-        "last": {key: last.get(key) for key in (*keys, "loss", "settled")},
+        "last": {
+            key: last.get(key) for key in (*keys, "loss", "settled", "oscillating")
+        },
         "seconds": last.get("training_seconds"),
         "curves": {
             key: [

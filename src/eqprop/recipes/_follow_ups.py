@@ -3,9 +3,9 @@
 - Continual EP (Ernoult et al. 2020, arXiv 2005.04168): paper D's prototypical networks
   (C-EP), and vector fields that start tied (C-VF), with T, K, β, its signs, rates and
   epochs of the authors' commands.
-- Deep Hopfield networks of 1024 units a layer (code of Scellier et al. 2023 and of a
-  paper of 2024): even and odd layers in turn, centered EP, linear outputs, rates that
-  fall by 1 % an epoch.  The code's biases start at 0, ours in ±½/√(fan-in).
+- Deep Hopfield networks of 1024 units a layer (code of Scellier et al. 2024): even and
+  odd layers in turn, centered EP, linear outputs, rates that fall by 1 % an epoch.  The
+  code's biases start at 0, ours in ±½/√(fan-in).
 """
 
 from ..estimators import ContinualEquilibriumPropagation, EquilibriumPropagation
@@ -33,7 +33,7 @@ DEEP: dict[int, tuple[int, int, tuple[float, ...]]] = {
 }
 EXPECTED = {
     "c-ep-1h": "test error about 6 %, as some examples swing; settled about 2.3 %",
-    "deep-hopfield-1h": "test error about 1.8 % in 11 minutes",
+    "deep-hopfield-1h": "test error about 1.8 % in 10 minutes",
 }
 
 

@@ -11,9 +11,9 @@ state starts at zero, the loss is ½‖y − d‖² and the initial weights are 
   the first layer.
 - One prototypical layer has T = 30 and K = 10 of the same group's later code.  The
   README's T = 40 and K = 15 (p-1h-k15) do worse with dt = 1, because K is odd: one or
-  two examples in a hundred swing between two fixed points (`eqprop reproduce
-  D.interleaved` shows such), and after an odd number of steps their contrast is that
-  of the two.  Free phases by sweeps settle all examples, and mend it.
+  two examples in a hundred do not settle, but swing between two fixed points (such are
+  shown by `eqprop reproduce D.interleaved`), and after an odd number of steps their
+  contrast is that of the two.  Free phases by sweeps settle all examples, and mend it.
 - BPTT starts from the same initial weights (those of the same seed) and goes back
   through the last K + 1 of T steps, the convolutional network through the last K.  The
   code's baseline does so too; its evaluation then takes the T − K − 1 steps before.
@@ -81,7 +81,7 @@ ROWS = {
 }
 
 
-SWINGS = "test error 3–4 %, as some examples swing; about 2 % where they settle"
+SWINGS = "test error about 3 %, as some examples swing; about 2 % where they settle"
 SETTLED = "not run to T yet; test error about {} % where free phases end once settled"
 EXPECTED = {
     "eb-1h": "test error about 2.1 %",
