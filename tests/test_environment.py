@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import eqprop as ep
-from eqprop.runs import environment, RunDirectory
+from eqprop.runs import _environment, environment, RunDirectory
 from eqprop.runs._environment import session
 
 
@@ -71,17 +71,17 @@ def test_a_resumed_run_says_what_it_was_resumed_with(x, y):
     assert again["packages"]["numpy"] == np.__version__
 
 
+def git(*words):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    done = subprocess.run(
+        ["git", *who, *words], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
 def test_the_commit_of_the_working_directory():
     """The commit that git names, and whether files differ from it; none outside."""
     assert environment()["git"] is None
-    who = ("-c", "user.name=a", "-c", "user.email=a@b")
-
-    def git(*words):
-        done = subprocess.run(
-            ["git", *who, *words], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
     git("init", "--quiet")
     Path("file").write_text("one")
     git("add", "file")
@@ -90,3 +90,17 @@ def test_the_commit_of_the_working_directory():
     assert environment()["git"] == {"commit": head, "dirty": False}
     Path("file").write_text("two")
     assert environment()["git"] == {"commit": head, "dirty": True}
+
+
+def test_the_commit_of_eqprop_itself(monkeypatch):
+    """Only where a repository tracks its files: one around an environment does not."""
+    git("init", "--quiet")
+    Path("module.py").write_text("")
+    Path("installed.py").write_text("")
+    git("add", "module.py")
+    git("commit", "--quiet", "-m", "first")
+    monkeypatch.setattr(_environment, "__file__", str(Path("module.py").resolve()))
+    head = {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert environment()["source"] == head
+    monkeypatch.setattr(_environment, "__file__", str(Path("installed.py").resolve()))
+    assert environment()["source"] is None

@@ -12,7 +12,7 @@ from ._verdict import Published
 
 MACHINE = (
     *("time", "system", "processor", "cores", "backend", "devices", "python"),
-    *("packages", "git"),
+    *("packages", "source"),
 )
 
 

@@ -192,7 +192,8 @@ def _machine(environment: dict[str, Any]) -> str:
     if environment.get("backend") != "cpu":
         place = ", ".join(environment["devices"])
     packages = environment.get("packages") or {}
-    commit = (environment.get("git") or {}).get("commit") or ""
+    source = environment.get("source") or environment.get("git") or {}
+    commit = source.get("commit") or ""
     versions = [f"{n} {packages[n]}" for n in ("eqprop", "jax") if packages.get(n)]
     return ", ".join([place, *versions, *([f"commit {commit[:9]}"] if commit else [])])
 

@@ -55,6 +55,7 @@ def _facts(record: Record) -> dict[str, str]:
         facts["Python"] = str(found["python"])
     facts["machine"] = _machine(found)
     facts["git commit"] = _commit(found.get("git"))
+    facts["eqprop's commit"] = _commit(found.get("source"))
     facts["data"] = _data(found.get("data"))
     facts["started"] = _time(found.get("time"))
     facts["ended"] = _ended(found)

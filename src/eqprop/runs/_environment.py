@@ -31,7 +31,11 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, processor, command line and git commit, as JSON values."""
+    """Versions, devices, processor, command line and commits, as JSON values.
+
+    `git` is the working directory's commit, `source` eqprop's own where it runs from
+    a clone of its project.
+    """
     return {
         "time": _now(),
         "command": _command(),
@@ -44,7 +48,8 @@ def environment() -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.devices()],
         "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": _git(),
+        "git": _git(Path()),
+        "source": _source(),
     }
 
 
@@ -107,20 +112,28 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _git() -> dict[str, Any] | None:
-    """The commit of the working directory, and whether files differ from it."""
-    commit = _ask_git("rev-parse", "HEAD")
+def _git(folder: Path) -> dict[str, Any] | None:
+    """The commit of a folder's repository, and whether files differ from it."""
+    commit = _ask_git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    changes = _ask_git("status", "--porcelain", "--untracked-files=no")
+    changes = _ask_git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _ask_git(*words: str) -> str | None:
+def _source() -> dict[str, Any] | None:
+    """The commit of these files; nothing where they were installed into a folder
+    that a repository surrounds but does not track."""
+    file = Path(__file__)
+    tracked = _ask_git(file.parent, "ls-files", "--error-unmatch", file.name)
+    return _git(file.parent) if tracked else None
+
+
+def _ask_git(folder: Path, *words: str) -> str | None:
     """What git says; nothing without git, outside of a repository, or without end."""
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", *words],
+            ["git", "--no-optional-locks", "-C", str(folder), *words],
             capture_output=True,
             text=True,
             timeout=5,
