@@ -85,7 +85,7 @@ RECIPES = {
         _dense(2048, 120, 0.05, data="fashion-mnist", flip=True, shift=1),
         "best-fashion-dense-mirrored, longer, also moved by up to one pixel",
         "none",
-        "not run yet",
+        "test error about 10.8 % in half an hour",
     ),
     "best-mnist-conv-shifted": (
         _conv(24, shift=2),
