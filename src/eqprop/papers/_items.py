@@ -143,9 +143,9 @@ SWINGS = (
     "them, and swings between them for good"
 )
 REASONS = {
-    "A.fig3.1h-printed": "with the cost's ½ the printed rates act like half of what they "
-    "are in the authors' code, which has no ½; with twice these rates the errors are "
-    "as published (A.fig3.1h).",
+    "A.fig3.1h-printed": "with the cost's ½ the printed rates act like half of what "
+    "they are in the authors' code, which has no ½; with twice these rates the errors "
+    "are as published (A.fig3.1h).",
     "D.table1.EB-2h": "1 to 5 % of the examples of an epoch have not settled after T "
     "steps, and what they still move is in the contrast. A network whose free "
     "phases end once settled comes to 0.2 % train error; nothing else was tried.",
