@@ -16,6 +16,11 @@ trials of 10,000 examples and 4 epochs on 1,000 others, not kept; the rate that 
 best there, 1e-3, unlearns in the second epoch of all examples: it is `mnist-conv`'s.
 On MNIST all this was taken over unchanged (with `mnist-conv`'s own, for 15 epochs, test
 error had been 0.83 %).
+
+Kernels of 3×3 that keep the size of an image, and 256 units above them, were tried on
+Fashion-MNIST against 5×5 and 128 for four epochs of 58,000 examples, mirrored, 50 at a
+time, not kept: of 2,000 others 9.75 instead of 11.1 % were wrong.  Which of the three
+changes does it was not told apart.
 """
 
 import dataclasses
@@ -109,6 +114,6 @@ RECIPES = {
         _smaller_kernels(_conv(24, data="fashion-mnist", flip=True)),
         "32 and 64 kernels of 3×3, 256, 10, on mirrored images of Fashion-MNIST",
         "none",
-        "not run yet",
+        "test error about 8.5 % in 75 minutes",
     ),
 }
