@@ -121,9 +121,9 @@ def test_continual_updates_are_turned_by_what_moves():
 
 def test_relative_rmse_of_updates():
     """Over t, relative to the larger of the two; weights that stand still are out."""
-    one = np.array([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]])
-    other = np.array([[0.0, 0.0, 0.0], [3.0, 1.0, 0.0]])
-    assert _continual._rmse(one, other) == pytest.approx((0 + 3 / 4) / 2)
+    one = np.array([[0.0] * 4, [3.0, 4.0, 1.0, 0.0]])
+    other = np.array([[0.0] * 4, [3.0, 1.0, 4.0, 0.0]])
+    assert _continual._rmse(one, other) == pytest.approx((0 + 3 / 4 + 3 / 4) / 3)
 
 
 @pytest.mark.parametrize("there", [True, False])
