@@ -178,12 +178,12 @@ def info(argv: list[str]) -> int:
         return 0
     rows = []
     for name, value in found.items():
-        if isinstance(value, dict) and name not in ("git", "source"):
+        if isinstance(value, dict) and "commit" in value:
+            value = value["commit"]
+        if isinstance(value, dict):
             missing = "not found: downloaded on first use" if name == "data" else "–"
             rows += [(f"{name}: {k}", str(v or missing)) for k, v in value.items()]
         else:
-            if name in ("git", "source"):
-                value = None if value is None else value["commit"]
             listed = ", ".join(value) if isinstance(value, list) else str(value)
             rows.append((name.replace("_", " "), listed))
     table("", ("what", "found"), rows)

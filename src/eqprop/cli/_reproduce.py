@@ -177,9 +177,7 @@ def _list(options: ReproduceOptions) -> int:
 
 
 def _row(item: Item, record: dict[str, Any] | None) -> dict[str, str]:
-    published = ", ".join(map(quantity, item.published))
-    if not published:
-        published = unknown(item) if isinstance(item, Trained) else "–"
+    published = ", ".join(map(quantity, item.published)) or unknown(item)
     row = {
         "shows": item.shows,
         "published": published,

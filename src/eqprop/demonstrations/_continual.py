@@ -18,7 +18,7 @@ from ..estimators import (
 from ..recipes import RECIPES
 from ..relaxations import Euler
 from ..verification import bptt_process, ep_process
-from ..verification._metrics import agreement
+from ..verification._metrics import agreement, process_rmse
 from ._demonstration import Curve, Demonstration, Panel
 from ._images import images, Images
 from ._steps import Check, COST
@@ -187,10 +187,9 @@ def _updates(check: Check, x: Any, y: Any) -> list[tuple[np.ndarray, ...]]:
 
 
 def _rmse(one: np.ndarray, other: np.ndarray) -> float:
-    """Relative RMSE over t, mean over the weights that either moves (paper D)."""
-    apart, *sizes = (np.sqrt(np.mean(v**2, axis=0)) for v in (one - other, one, other))
-    size = np.maximum(*sizes)
-    return float(np.mean(apart[size > 0] / size[size > 0]))
+    """Mean of paper D's relative RMSE over the weights that either moves."""
+    moves = np.any((one != 0) | (other != 0), axis=0)
+    return float(process_rmse(one, other)[moves].mean())
 
 
 def _panel(title: str, *found: np.ndarray) -> Panel:

@@ -97,10 +97,9 @@ def _of(item: Item, records: dict[str, Any]) -> list[tuple[str, ...]]:
 def rows(item: Item, record: dict[str, Any] | None) -> list[tuple[str, ...]]:
     """A row of the table for each published quantity, one where there is none."""
     if record is None:
-        published = "–"
+        published = "; ".join(map(quantity, item.published)) or unknown(item)
         expected = f"≈ {duration(60 * item.minutes)}"
         if isinstance(item, Trained):
-            published = "; ".join(map(quantity, item.published)) or unknown(item)
             expected += _theirs(item)
         return [(item.name, item.shows, published, "–", "–", expected, "not run")]
     whole = f"{item.name}{Version.of(record)}"
@@ -145,9 +144,10 @@ def details(item: Item, record: dict[str, Any], name: str) -> list[str]:
     return [*lines, "", f"![{name}]({name}.png)", ""]
 
 
-def unknown(item: Trained) -> str:
+def unknown(item: Item) -> str:
     """What stands for a number that is not known to us; – where there is none."""
-    return "–" if item.paper == "beyond" else "not known"
+    is_printed = isinstance(item, Trained) and item.paper != "beyond"
+    return "not known" if is_printed else "–"
 
 
 def _theirs(item: Trained) -> str:
