@@ -71,7 +71,8 @@ def bars(*, quick: bool = False) -> Demonstration:
     residuals = {}
     with jax.enable_x64(True):
         data = images(20)
-        for check in map(_smaller, NETS) if quick else NETS:
+        used = tuple(map(_smaller, NETS)) if quick else NETS
+        for check in used:
             batch = data.flat[: check.batch], data.y[: check.batch]
             found[check.name], residuals[check.name] = compare(check, *batch)
     energies = {name: v for name, v in found.items() if name.startswith("EB")}
@@ -122,9 +123,21 @@ def bars(*, quick: bool = False) -> Demonstration:
             f"Φ breaks exactness: at most {largest[1]:.2g} (tolerance {NEAR}), and "
             f"{min(other):.2f} to {max(other):.2f} times smaller at half of β, which "
             "would halve an error of order β. Neurons count example by example (the "
-            "released code sums them over the batch)."
+            "released code sums them over the batch). "
+            + "; ".join(map(_settings, zip(used, residuals.values(), strict=True)))
+            + "."
         ),
         rows=4,
+    )
+
+
+def _settings(net: tuple[Check, float]) -> str:
+    """T, K, β, batch, and how far the first phase was from settled."""
+    check, residual = net
+    step = f"ε = {check.dt}, " if check.name.startswith("EB") else ""
+    return (
+        f"{check.name}: {step}β = {check.beta}, T = {check.T}, K = {check.K}, batch "
+        f"{check.batch}, last step of the first phase {residual:.0e}"
     )
 
 

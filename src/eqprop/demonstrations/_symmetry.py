@@ -157,6 +157,8 @@ def symmetry(*, quick: bool = False) -> Demonstration:
             f"180°; of the input weights, whose error came through the feedback, "
             f"{field[3, early].min():.0%}, {field[3, middle]:.0%} and "
             f"{field[3, -1]:.0%} (100 % up to {DESCENDS:g}° and 0 % at 180° expected); "
+            f"with linear units {linear[2, early].min():.0%}, {linear[2, middle]:.0%} "
+            f"and {linear[2, -1]:.0%} of the whole updates; "
             f"AsymEP's {min(r[2:].min() for r in exact):.0%}. With T, K and β of a "
             f"training, at its initial weights, the angle is {trained[1, 0]:.0f}° at "
             f"0°, {trained[1, middle]:.0f}° at {angles[middle]:g}° and "

@@ -32,11 +32,12 @@ do not know.
 
 *settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
 over-relaxed where layers have an energy or a Φ, T of them at most; the nudged phase and
-all else are as without it. This takes a fraction of the time of T steps. *Nepochs*: a
-training planned for N epochs; it is not compared.
+all else are as without it. This mostly takes a fraction of the time of T steps.
+*Nepochs*: a training planned for N epochs; it is not compared.
 
 Where a published number comes from: [P] the paper's text, [C] the authors' code or its
-comments, [L] a log in their repository, [S] a secondary source that quotes the paper
+comments, [L] a log or a
+poster of theirs, [S] a secondary source that quotes the paper
 (of paper D: arXiv 2508.11659, table 1), [F] read off a figure, within a few tenths.
 """
 

@@ -158,6 +158,13 @@ class Trained(Item):
         ]
         failed = sum(seed["failure"] is not None for seed in record["seeds"])
         words = ", ".join(found) + (f"; {failed} diverged" if failed else "")
+        shares = [
+            f"{np.mean(values):.1f} % {name}"
+            for name, key in (("settled", "settled"), ("swing", "oscillating"))
+            if (values := self.values(record, key)) and (name == "settled" or any(values))
+        ]
+        if shares:
+            words += f"; free phases of the last epoch: {', '.join(shares)}"
         kept = [seed["alignment"] for seed in record["seeds"] if "alignment" in seed]
         if kept:
             angles = np.mean([each["degrees"] for each in kept], axis=0)

@@ -25,8 +25,9 @@ changes does it was not told apart.
 
 import dataclasses
 
+from ..estimators import EquilibriumPropagation
 from ..relaxations import Sweep
-from ..training import Optimizer
+from ..training import Optimizer, XieSeung
 from . import _practice
 
 _DENSE = _practice.RECIPES["mnist-dense"][0]
@@ -67,6 +68,20 @@ def _smaller_kernels(config):
     return dataclasses.replace(config, model=model)
 
 
+def _weak_feedback(config, beta: float, lr: float, decay: float):
+    """Feedback scaled by 0.03, so that two sweeps settle it and one back nudges all."""
+    rule = EquilibriumPropagation(Sweep(steps=2), Sweep(steps=1, backward=True), beta)
+    rates = Optimizer("adamw", (lr,), "cosine", {"weight_decay": decay})
+    model = XieSeung(**vars(config.model), gamma=0.03)
+    return dataclasses.replace(config, model=model, estimator=rule, optimizer=rates)
+
+
+def _deeper(config, *hidden: int):
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, hidden=hidden)
+    )
+
+
 RECIPES = {
     "best-mnist-dense-shifted": (
         _dense(2048, 40, shift=1),
@@ -91,6 +106,17 @@ RECIPES = {
         "best-fashion-dense-mirrored, longer, also moved by up to one pixel",
         "none",
         "test error about 10.8 % in half an hour",
+    ),
+    "best-fashion-dense-2h-moved": (
+        _weak_feedback(
+            _deeper(
+                _dense(2048, 60, data="fashion-mnist", flip=True, shift=1), 1024, 1024
+            ),
+            *(0.25, 1e-3, 0.05),
+        ),
+        "784-1024-1024-10, weak feedback, Fashion-MNIST mirrored and moved by a pixel",
+        "none",
+        "not run yet",
     ),
     "best-mnist-conv-shifted": (
         _conv(24, shift=2),

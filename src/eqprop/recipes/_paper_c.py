@@ -7,8 +7,9 @@ initial weights, T, K, β and rates of its commands, one for both ends of a syna
 The rule is the paper's dW ∝ ρ(s_j) ds_i, without a factor ρ′(drive), as that code has
 it.
 
-Figure 3 is of three hidden layers, trained for about 70 epochs.  No hyper-parameters
-of it are known.  Ours are the network of two layers with one more, sweeps instead of
+Figure 3, of three hidden layers, reaches 0.00 % training error in about 70 epochs; how
+long it was trained, and every hyper-parameter, is not known to us.  Ours are 70 epochs
+and the network of two layers with one more, sweeps instead of
 steps of all layers at once, and what was chosen by trying it:
 
 - ω = 1.2 and at most 100 sweeps.  In a network trained with other rates two examples

@@ -81,7 +81,7 @@ ROWS = {
 }
 
 
-SWINGS = "test error about 3 %, as some examples swing; about 2 % where they settle"
+SWINGS = "test error about {} %, as some examples swing; about 2 % where they settle"
 SETTLED = "not run to T yet; test error about {} % where free phases end once settled"
 EXPECTED = {
     "eb-1h": "test error about 2.1 %",
@@ -89,8 +89,8 @@ EXPECTED = {
     "eb-2h": "test error about 2.8 %; about 2.1 % where free phases end once settled",
     "p-1h": "test error about 1.9 %",
     "p-1h-bptt": "test error about 2.2 %",
-    "p-1h-k15": SWINGS,
-    "p-2h": SWINGS,
+    "p-1h-k15": SWINGS.format(3),
+    "p-2h": SWINGS.format(4),
     "p-3h": SETTLED.format(2.0),
     "p-conv": SETTLED.format(0.9),
 }

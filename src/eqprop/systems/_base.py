@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 State = PyTree[Array]
+Curvature = float | tuple[Any, ...] | Callable[[Any, State], tuple[Array, ...]]
 
 
 class Block(eqx.Module):
@@ -43,9 +44,7 @@ class Block(eqx.Module):
     """
 
     where: Callable[[State], Any] = eqx.field(static=True)
-    curvature: float | tuple[Array, ...] | Callable[[Any, State], tuple[Array, ...]] = (
-        1.0
-    )
+    curvature: Curvature = 1.0
 
 
 class AbstractSystem(eqx.Module):

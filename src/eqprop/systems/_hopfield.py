@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray, Scalar
 
 from ._activations import Activation, hard_sigmoid
-from ._base import AbstractEnergy, Block
+from ._base import AbstractEnergy, Curvature
 from ._layered import checked_input, Input, Layered, Layers, Options
 from ._links import Sizes
 
@@ -50,32 +50,33 @@ class HopfieldEnergy(Layered, AbstractEnergy):
         Where ρ bends, a sweep's curvature asks for the same drives: written so, the
         compiler sees that they are the same, and computes them once.
         """
-        own = (HopfieldEnergy.energy, Layered.synapses)
-        if (type(self).energy, type(self).synapses) != own:
+        if not self.written_by(HopfieldEnergy):
             return super().velocity(x, s)
+        return self.forces(x, s)
+
+    def written_by(self, network: type["HopfieldEnergy"]) -> bool:
+        """Whether E is that of `network`, and no subclass has changed it."""
+        names = ("energy", "terms", "synapses")
+        return all(getattr(type(self), n) is getattr(network, n) for n in names)
+
+    def forces(self, x: Input, s: Layers) -> Layers:
+        """ρ′(s)∘drive − s."""
         rates, back = jax.vjp(self.rates, s)
-        forces = back(self.drives(x, rates))[0]
-        return jax.tree.map(jnp.subtract, forces, s)
+        heard = back(self.drives(x, rates))[0]
+        return jax.tree.map(jnp.subtract, heard, s)
 
     def project(self, s: Layers) -> Layers:
         return tuple(rho.project(u) for rho, u in zip(self.activations, s, strict=True))
 
-    def blocks(self) -> tuple[Block, ...]:
-        """Odd and even layers; each is separable given the others."""
-        return tuple(
-            Block(lambda s, p=p: s[p::2], self._curvature(p)) for p in self.parities()
-        )
-
-    def _curvature(self, parity: int):
+    def curvature(self, turn: tuple[int, ...]) -> Curvature:
         """1 − ρ″(s)·input ≤ 1 + sup|ρ″| |input|: one constant 1 where ρ is straight."""
-        if not any(rho.bend for rho in self.activations[parity::2]):
+        if not any(self.activations[k].bend for k in turn):
             return 1.0
 
         def bound(x, s):
             drives = self.drives(x, self.rates(s))
             return tuple(
-                1 + self.activations[k].bend * jnp.abs(drives[k])
-                for k in range(parity, len(s), 2)
+                1 + self.activations[k].bend * jnp.abs(drives[k]) for k in turn
             )
 
         return bound

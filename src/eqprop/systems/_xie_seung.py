@@ -15,13 +15,14 @@ With linear outputs CHL's gradient tends to backprop's of ½‖ŷ − y‖², in
 layers solve s_k = ρ′(s_k)(r_{k−1} W_k + b_k), with an error of order γ.
 """
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray, Scalar
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
+from ._base import Curvature
 from ._hopfield import HopfieldEnergy
 from ._layered import Input, Layers, Options
 from ._links import Sizes
@@ -62,42 +63,48 @@ class XieSeungEnergy(HopfieldEnergy):
         self.gamma = float(gamma)
 
     def energy(self, x: Input, s: Layers) -> Scalar:
-        leak = sum(
-            0.5 * scale * jnp.sum(layer**2)
-            for scale, layer in zip(self.scales(), s, strict=True)
-        )
-        return jnp.asarray(leak - self.synapses(x, self.rates(s)))
+        leak = self._scaled([0.5 * jnp.sum(layer**2) for layer in s])
+        return jnp.asarray(sum(leak) - self.synapses(x, self.rates(s)))
 
-    def synapses(self, x: Input, rates: Layers) -> Scalar:
-        """Σ_k γ^{k−L} (r_{k−1} W_k + b_k)·r_k."""
-        return super(XieSeungEnergy, self._scaled()).synapses(x, rates)
+    def terms(self, x: Input, rates: Layers) -> list[Scalar]:
+        """γ^{k−L} (r_{k−1} W_k + b_k)·r_k of each layer k."""
+        return self._scaled(super().terms(x, rates))
+
+    def velocity(self, x: Input, s: Layers) -> Layers:
+        """γ^{k−L} [ρ′(s_k) drive_k − s_k]; of a subclass's own energy −∂E/∂s."""
+        if not self.written_by(XieSeungEnergy):
+            return super().velocity(x, s)
+        return tuple(self._scaled(self.forces(x, s)))
+
+    def sent(self, upper: Array) -> Array:
+        """γ times the rates."""
+        return self.gamma * upper
 
     def scales(self) -> tuple[float, ...]:
         """γ^{k−L} of each layer, the one next to the input first; the output's is 1."""
         layers = len(self.activations)
         return tuple(self.gamma ** (k - layers) for k in range(1, layers + 1))
 
-    def _scaled(self) -> "XieSeungEnergy":
-        """The network with the weights and biases into layer k times γ^{k−L}."""
-        scaled = [
-            jax.tree.map(lambda p, scale=scale: scale * p, layer)
-            for scale, *layer in zip(
-                self.scales(), self.weights, self.biases, strict=True
-            )
-        ]
-        weights, biases = zip(*scaled, strict=True)
-        return eqx.tree_at(lambda n: (n.weights, n.biases), self, (weights, biases))
+    def _scaled(self, layers: Sequence[Array]) -> list[Array]:
+        """Times the scale of each layer."""
+        return [scale * u for scale, u in zip(self.scales(), layers, strict=True)]
 
-    def _curvature(self, parity: int):
-        """γ^{k−L}(1 − ρ″(s)·input) from above, as `HopfieldEnergy` bounds it."""
+    def turns(self) -> tuple[tuple[int, ...], ...]:
+        """One layer after another, from the input on.
+
+        Where the feedback is weak one sweep is then nearly a forward pass, and one of
+        `ep.Sweep(backward=True)` a backward pass: a nudge that reaches all layers.
+        """
+        return tuple((k,) for k in range(len(self.weights)))
+
+    def curvature(self, turn: tuple[int, ...]) -> Curvature:
+        """γ^{k−L}(1 − ρ″(s)·drive) from above, as `HopfieldEnergy` bounds it."""
+        scales, inner = self.scales(), super().curvature(turn)
+        if not callable(inner):
+            return tuple(scales[k] for k in turn)
 
         def bound(x, s):
-            drives = self._scaled().drives(x, self.rates(s))
-            scales = self.scales()
-            bends = [rho.bend for rho in self.activations]
-            return tuple(
-                scales[k] + bends[k] * jnp.abs(drives[k])
-                for k in range(parity, len(s), 2)
-            )
+            pairs = zip(turn, inner(x, s), strict=True)
+            return tuple(scales[k] * curvature for k, curvature in pairs)
 
         return bound
