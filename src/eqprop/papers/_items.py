@@ -313,6 +313,11 @@ _BEST = {
         "32-64-256-10, kernels of 3×3, on mirrored images of Fashion-MNIST",
         75,
     ),
+    "fashion-conv-weak-mirrored": (
+        "best-fashion-conv-weak-mirrored",
+        "32-64-256-10, kernels of 3×3, weak feedback, mirrored Fashion-MNIST",
+        60,
+    ),
 }
 
 

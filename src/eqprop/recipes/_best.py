@@ -142,4 +142,13 @@ RECIPES = {
         "none",
         "test error about 8.5 % in 75 minutes",
     ),
+    "best-fashion-conv-weak-mirrored": (
+        _weak_feedback(
+            _smaller_kernels(_conv(12, data="fashion-mnist", flip=True)),
+            *(0.5, 1e-3, 0.1),
+        ),
+        "best-fashion-conv-3x3-mirrored with weak feedback, half as long",
+        "none",
+        "not run yet",
+    ),
 }
