@@ -2,8 +2,8 @@
 
 784-512-10, trained for a few epochs of a few thousand images: by paper C's rule, with
 T, K, β and rates of the recipe vf-1h, and by continual updates, with those of c-vf-1h.
-Beside them paper C's rule with feedback that keeps its first weights.  After every epoch
-the update is held against the gradient, on images that it does not learn.
+Beside them paper C's rule with feedback that keeps its first weights.  After every
+epoch the update is held against the gradient, on images that it does not learn.
 """
 
 import dataclasses

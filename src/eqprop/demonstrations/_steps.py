@@ -6,10 +6,10 @@ the gradient of a Φ (the energies, Φ = ½‖s‖² − ε E) the two are equal
 prototypical networks, with σ outside of Φ, they are not, whatever β.
 
 Ours differs from the released code, of which the paper's figures are: ρ′(s⁰) stands at
-the layered energies' output too, without which they would be no gradients; x, not ρ(x), drives
-the first layer; neurons are compared for every example, where that code sums them over
-the batch; the toy's weights are Glorot's, without biases at the start.  Prototypical
-steps are dt = 1.
+the layered energies' output too, without which they would be no gradients; x, not ρ(x),
+drives the first layer; neurons are compared for every example, where that code sums
+them over the batch; the toy's weights are Glorot's, without biases at the start.
+Prototypical steps are dt = 1.
 """
 
 import dataclasses

@@ -158,13 +158,13 @@ class Trained(Item):
         ]
         failed = sum(seed["failure"] is not None for seed in record["seeds"])
         words = ", ".join(found) + (f"; {failed} diverged" if failed else "")
-        shares = [
-            f"{np.mean(values):.1f} % {name}"
-            for name, key in (("settled", "settled"), ("swing", "oscillating"))
-            if (values := self.values(record, key)) and (name == "settled" or any(values))
-        ]
-        if shares:
-            words += f"; free phases of the last epoch: {', '.join(shares)}"
+        settled, swing = (self.values(record, k) for k in ("settled", "oscillating"))
+        if settled:
+            words += (
+                f"; {np.mean(settled):.1f} % of the last epoch's free phases settled"
+            )
+        if any(swing):
+            words += f", {np.mean(swing):.1f} % swung"
         kept = [seed["alignment"] for seed in record["seeds"] if "alignment" in seed]
         if kept:
             angles = np.mean([each["degrees"] for each in kept], axis=0)

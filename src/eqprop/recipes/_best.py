@@ -144,10 +144,10 @@ RECIPES = {
     ),
     "best-fashion-conv-weak-mirrored": (
         _weak_feedback(
-            _smaller_kernels(_conv(12, data="fashion-mnist", flip=True)),
+            _smaller_kernels(_conv(16, data="fashion-mnist", flip=True)),
             *(0.5, 1e-3, 0.1),
         ),
-        "best-fashion-conv-3x3-mirrored with weak feedback, half as long",
+        "best-fashion-conv-3x3-mirrored with weak feedback, 16 epochs",
         "none",
         "not run yet",
     ),
