@@ -21,6 +21,7 @@ TRAINING = "tests/test_training.py"
 REFERENCES = "tests/test_references.py"
 PROCESSES = "tests/test_processes.py"
 VERIFY = "tests/test_verify.py"
+CONTRASTIVE = "tests/test_contrastive.py"
 EP = "estimators/_equilibrium_propagation.py"
 
 MUTANTS = [
@@ -34,16 +35,16 @@ MUTANTS = [
     ),
     (
         "biases are left out of the energy",
-        "systems/_hopfield.py",
-        "(lower @ weight + bias) * upper",
-        "(lower @ weight) * upper",
+        "systems/_layered.py",
+        "link.forward(weight, lower) + bias,",
+        "link.forward(weight, lower) + 0 * bias,",
         SYSTEMS,
     ),
     (
         "the bound of the curvature is forgotten",
         "systems/_hopfield.py",
-        "bounds.append(1 + self.activations[k].bend * jnp.abs(drive))",
-        "bounds.append(jnp.ones_like(drive))",
+        "1 + self.activations[k].bend * jnp.abs(drives[k])",
+        "1 + 0 * jnp.abs(drives[k])",
         RELAXATIONS,
     ),
     (
@@ -56,8 +57,8 @@ MUTANTS = [
     (
         "the nudge pushes away from the target",
         "relaxations/_base.py",
-        "v - self.beta * f",
-        "v + self.beta * f",
+        "return jax.tree.map(jnp.subtract, free, force)",
+        "return jax.tree.map(jnp.add, free, force)",
         RELAXATIONS,
     ),
     (
@@ -70,8 +71,8 @@ MUTANTS = [
     (
         "a sweep ignores the curvature of the cost",
         "relaxations/_sweep.py",
-        "a + c\n",
-        "a + 0 * c\n",
+        "[a + jnp.maximum(c,",
+        "[a + 0 * jnp.maximum(c,",
         RELAXATIONS,
     ),
     (
@@ -84,15 +85,15 @@ MUTANTS = [
     (
         "the cost's own gradient is left out",
         EP,
-        "value = beta * cost(system.readout(s), y)",
+        "value = nudge_energy(system, cost, x, y, s, beta)",
         "value = 0.0 * beta",
         ESTIMATORS,
     ),
     (
         "the vector-field rule has the wrong sign",
         EP,
-        "values = values - jax.vmap(_along(system))",
-        "values = values + jax.vmap(_along(system))",
+        "values = values - jax.vmap(_along(",
+        "values = values + jax.vmap(_along(",
         ESTIMATORS,
     ),
     (
@@ -105,15 +106,15 @@ MUTANTS = [
     (
         "persistent states are stored for the next example",
         "training/_loop.py",
-        "place = jnp.where(healthy, index, self.examples)",
-        "place = jnp.where(healthy, index + 1, self.examples)",
+        "place = jnp.where(keeps, index, nowhere)",
+        "place = jnp.where(keeps, index + 1, nowhere)",
         TRAINING,
     ),
     (
         "a failed step changes the parameters",
         "training/_loop.py",
-        "updates = jax.tree.map(lambda u: jnp.where(healthy, u, 0), updates)",
-        "updates = updates",
+        "jax.lax.cond(healthy, move, stay)",
+        "move()",
         TRAINING,
     ),
     (
@@ -162,9 +163,23 @@ MUTANTS = [
     (
         "verify does not look at the potential",
         "verification/_exactness.py",
-        "return -inner(eqx.combine(params, static).velocity(x, s), w)",
-        "return of_potential(params)",
+        "return inner(eqx.combine(params, static).velocity(x, s), w)",
+        "return of_rule(params)",
         VERIFY,
+    ),
+    (
+        "layers of weak feedback relax odd and even",
+        "systems/_xie_seung.py",
+        "return tuple((k,) for k in range(len(self.weights)))",
+        "return super().turns()",
+        CONTRASTIVE,
+    ),
+    (
+        "a subclass with other terms descends the energy of its class",
+        "systems/_hopfield.py",
+        'names = ("energy", "terms", "synapses")',
+        'names = ("energy",)',
+        CONTRASTIVE,
     ),
 ]
 

@@ -455,6 +455,40 @@ def test_xie_seung_tends_to_backpropagation():
     assert slope == pytest.approx(1, abs=SLOPE)
 
 
+def test_with_weak_feedback_a_sweep_is_a_pass():
+    """Forward free, backward nudged: one sweep each is backprop through three layers.
+
+    Where odd and even layers move in turn a nudge reaches two layers in a sweep.
+    """
+    (x, y), gamma = batch(size=3), 1e-4
+    net = network(gamma, ep.identity)
+    rule = ep.EquilibriumPropagation(ep.Sweep(1), ep.Sweep(1, backward=True), 1e-3)
+    found = rule(net, COST, x, y).grads
+    exact = jax.grad(feed_forward, argnums=(0, 1))(
+        net.weights, net.biases, "identity", x, y
+    )
+    for one, other in zip((*found.weights, *found.biases), sum(exact, ()), strict=True):
+        assert float(jnp.linalg.norm(other)) > 1e-3
+        np.testing.assert_allclose(one, other, rtol=0, atol=20 * gamma)
+
+
+class Steeper(ep.XieSeungEnergy):
+    """Of which only one function is another."""
+
+    def terms(self, x, rates):
+        return [2 * term for term in super().terms(x, rates)]
+
+
+def test_a_subclass_descends_its_own_energy():
+    """Whatever it changes, also a term that the closed form of the velocity holds."""
+    x, _ = batch(size=1)
+    net = Steeper((3, 5, 4, 2), gamma=0.3, key=jax.random.key(4), activation=ep.tanh)
+    s = tuple(jax.random.normal(jax.random.key(1), (n,)) for n in (5, 4, 2))
+    force = jax.grad(lambda s: net.energy(x[0], s))(s)
+    for v, f in zip(net.velocity(x[0], s), force, strict=True):
+        np.testing.assert_allclose(v, -f, rtol=IDENTITY)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -107,6 +107,15 @@ def test_updates_are_watched_from_the_start():
     assert opposite.trace[0] == pytest.approx(-tied.trace[0], rel=1e-6)
     assert opposite.trace[1] > opposite.trace[0]
     assert tied.hidden[0] < 30 < 150 < opposite.hidden[0]
+    held, found_held = _learning.trained(_learning.EP, 180.0, data, 1, held=True)
+    starts = [_learning.EP.model.build((784,), 10, jax.random.key(0))[0]] * 2
+    ends = [found.system, found_held.system]
+    moved = [
+        abs(np.asarray(np.abs(b.backward[0]) - np.abs(a.backward[0]))).max()
+        for a, b in zip(starts, ends, strict=True)
+    ]
+    assert moved[1] == 0 < 1e-4 < moved[0]  # 180° turns signs alone
+    assert held.trace[0] == opposite.trace[0]
 
 
 def test_continual_updates_are_turned_by_what_moves():
