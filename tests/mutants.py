@@ -177,8 +177,15 @@ MUTANTS = [
     (
         "a subclass with other terms descends the energy of its class",
         "systems/_hopfield.py",
-        'names = ("energy", "terms", "synapses")',
-        'names = ("energy",)',
+        'names = ("energy", "terms", "synapses",',
+        'names = ("energy",',
+        CONTRASTIVE,
+    ),
+    (
+        "feedback is not weakened",
+        "systems/_xie_seung.py",
+        "return self.gamma * upper",
+        "return upper",
         CONTRASTIVE,
     ),
 ]

@@ -458,7 +458,7 @@ def test_xie_seung_tends_to_backpropagation():
 def test_with_weak_feedback_a_sweep_is_a_pass():
     """Forward free, backward nudged: one sweep each is backprop through three layers.
 
-    Where odd and even layers move in turn a nudge reaches two layers in a sweep.
+    Where odd and even layers move in turn it would not reach the first of them.
     """
     (x, y), gamma = batch(size=3), 1e-4
     net = network(gamma, ep.identity)
@@ -468,25 +468,66 @@ def test_with_weak_feedback_a_sweep_is_a_pass():
         net.weights, net.biases, "identity", x, y
     )
     for one, other in zip((*found.weights, *found.biases), sum(exact, ()), strict=True):
-        assert float(jnp.linalg.norm(other)) > 1e-3
-        np.testing.assert_allclose(one, other, rtol=0, atol=20 * gamma)
+        assert float(jnp.linalg.norm(other)) > 0.1
+        np.testing.assert_allclose(one, other, rtol=0, atol=gamma)
 
 
-class Steeper(ep.XieSeungEnergy):
-    """Of which only one function is another."""
+def check_descent(net, x):
+    """velocity = −∂E/∂s at a random state."""
+    keys = jax.random.split(jax.random.key(1), len(net.shapes))
+    s = tuple(
+        jax.random.uniform(k, shape)
+        for k, shape in zip(keys[1:], net.shapes[1:], strict=True)
+    )
+    force = jax.grad(lambda s: net.energy(x, s))(s)
+    for v, f in zip(net.velocity(x, s), force, strict=True):
+        np.testing.assert_allclose(v, -f, rtol=IDENTITY, atol=IDENTITY)
 
-    def terms(self, x, rates):
-        return [2 * term for term in super().terms(x, rates)]
+
+@pytest.mark.parametrize("changed", ["energy", "synapses", "terms", "scaled"])
+@pytest.mark.parametrize("base", [ep.HopfieldEnergy, ep.XieSeungEnergy])
+def test_a_subclass_descends_its_own_energy(base, changed):
+    """Whatever it changes, also what the closed form of the velocity is made of."""
+    if not hasattr(base, changed):
+        return
+    own = getattr(base, changed)
+
+    def twice(self, *arguments):
+        return jax.tree.map(lambda v: 2 * v, own(self, *arguments))
+
+    options = {"gamma": 0.3} if base is ep.XieSeungEnergy else {}
+    net = type("Other", (base,), {changed: twice})(
+        (3, 5, 4, 2), key=jax.random.key(4), activation=ep.tanh, **options
+    )
+    check_descent(net, batch(size=1)[0][0])
 
 
-def test_a_subclass_descends_its_own_energy():
-    """Whatever it changes, also a term that the closed form of the velocity holds."""
-    x, _ = batch(size=1)
-    net = Steeper((3, 5, 4, 2), gamma=0.3, key=jax.random.key(4), activation=ep.tanh)
-    s = tuple(jax.random.normal(jax.random.key(1), (n,)) for n in (5, 4, 2))
-    force = jax.grad(lambda s: net.energy(x[0], s))(s)
-    for v, f in zip(net.velocity(x[0], s), force, strict=True):
-        np.testing.assert_allclose(v, -f, rtol=IDENTITY)
+@pytest.mark.parametrize("pool", [None, "max"])
+def test_xie_seung_velocity_of_convolutions(pool):
+    """Feedback through a pooling, and through prepared kernels, is weakened too."""
+    sizes = ((8, 8, 1), ep.Convolution(2, 3, pool=pool), ep.Convolution(3, 3), 4)
+    net = ep.XieSeungEnergy(sizes, gamma=0.3, key=jax.random.key(4))
+    x = jax.random.uniform(jax.random.key(2), (8, 8, 1))
+    check_descent(net, x)
+    check_descent(net.prepared(), x)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("bfloat16", "float32")])
+@pytest.mark.parametrize("base", [ep.HopfieldEnergy, ep.XieSeungEnergy])
+def test_examples_may_be_wider_than_the_network(base, dtypes):
+    """Data of another precision than the weights relax, as they do by autodiff."""
+    options = {"gamma": 0.3} if base is ep.XieSeungEnergy else {}
+    net = base((3, 5, 2), key=jax.random.key(4), activation=ep.tanh, **options)
+    net = jax.tree.map(lambda p: p.astype(dtypes[0]), net)
+    x = batch(size=2)[0].astype(dtypes[1])
+    found = ep.relax(net, x, ep.Sweep(300))
+    exact = ep.relax(
+        jax.tree.map(lambda p: p.astype("float64"), net), x.astype("float64"), SWEEP
+    )
+    tolerance = 1e-5 if dtypes[0] == "float32" else 0.05
+    np.testing.assert_allclose(
+        flat(found.state).astype(float), flat(exact.state), atol=tolerance
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The defects of `mutants.py`, which runs by hand, are of the sources as they stand."""
+"""The defects of `mutants.py` are of the sources as they stand."""
 
 import pytest
 from mutants import MUTANTS, ROOT

@@ -174,7 +174,7 @@ def test_a_training_uses_what_is_there(training, tmp_path, capsys):
     assert f"| test 0.50 ± 0.01 % [S] | {ours} | 3 |" in page
     assert "`eqprop reproduce D.tiny --seeds 3`" in page
     settled = np.mean([100 * seed["last"]["settled"] for seed in found["seeds"]])
-    assert f"of the last epoch's free phases {settled:.1f} % settled" in page
+    assert f"; of the last epoch's free phases {settled:.1f} % settled" in page
     assert str(tmp_path) not in page
     assert main(["reproduce", *options]) == 0
     assert ours in capsys.readouterr().out.replace("\n", " ")

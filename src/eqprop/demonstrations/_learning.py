@@ -120,18 +120,16 @@ def learning(*, quick: bool = False) -> Demonstration:
     data = images(2000 if quick else 6000)
     data = Images(jnp.float32(data.x), jnp.float32(data.y), data.name)
     tried = {
-        "EP": (EP, ANGLES),
-        "EP, feedback held": (EP, FEW),
-        "continual": (C_EP, FEW),
+        "EP": (EP, ANGLES, False),
+        "EP, feedback held": (EP, FEW, True),
+        "continual": (C_EP, FEW, False),
     }
     if quick:
-        tried = {"EP": (EP, ANGLES[::4]), "EP, feedback held": (EP, ANGLES[::8])}
+        tried = {"EP": (EP, ANGLES[::4], False)}
+        tried["EP, feedback held"] = (EP, ANGLES[::8], True)
     runs = {
-        name: {
-            angle: trained(config, angle, data, epochs, name.endswith("held"))
-            for angle in angles
-        }
-        for name, (config, angles) in tried.items()
+        name: {angle: trained(config, angle, data, epochs, held) for angle in angles}
+        for name, (config, angles, held) in tried.items()
     }
     errors = {
         name: {angle: found.history[-1]["train_error"] for angle, (_, found) in of}

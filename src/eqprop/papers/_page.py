@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._files import write_whole
 from ._item import Item
 from ._items import ITEMS, PAPERS, REST
@@ -11,6 +13,8 @@ from ._trained import TOLERANCE, Trained
 from ._verdict import ERRORS, Published, SEEDS
 
 TABLE = "README.md"
+EPSILON = float(np.finfo(np.float32).eps ** 0.5)
+"""below which a residual counts as settled where no tolerance is given"""
 TITLE = "# The papers, item by item"
 HEAD = (
     ("item", "what it shows", "published", "ours", "seeds", "time a seed", "mark"),
@@ -30,14 +34,18 @@ the seeds on a machine that may have had other work beside it; times of what was
 are expectations for two cores. *theirs*: the paper's training in full, on a GPU that we
 do not know.
 
-*settled*: a free phase ends once no unit moves faster than {TOLERANCE:g}, by sweeps,
-over-relaxed where layers have an energy or a Φ, T of them at most; the nudged phase and
-all else are as without it. This mostly takes a fraction of the time of T steps.
-*Nepochs*: a training planned for N epochs; it is not compared.
+*settled*, after an item's name: a free phase ends once no unit moves faster than
+{TOLERANCE:g}, by sweeps, over-relaxed where layers have an energy or a Φ, T of them at
+most; the nudged phase and all else are as without it. This mostly takes a fraction of
+the time of T steps. *Nepochs*: a training planned for N epochs; it is not compared.
+
+Of a last epoch's free phases *settled* are those whose last step was slower than their
+tolerance, or than {EPSILON:.1e} where their number of steps is given; *swung*: those
+that did not, and came back to where they were two steps before. Few fixed sweeps may
+leave all of them above it.
 
 Where a published number comes from: [P] the paper's text, [C] the authors' code or its
-comments, [L] a log or a
-poster of theirs, [S] a secondary source that quotes the paper
+comments, [L] a log or a poster of theirs, [S] a secondary source that quotes the paper
 (of paper D: arXiv 2508.11659, table 1), [F] read off a figure, within a few tenths.
 """
 

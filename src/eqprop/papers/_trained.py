@@ -158,13 +158,7 @@ class Trained(Item):
         ]
         failed = sum(seed["failure"] is not None for seed in record["seeds"])
         words = ", ".join(found) + (f"; {failed} diverged" if failed else "")
-        settled, swing = (self.values(record, k) for k in ("settled", "oscillating"))
-        if settled:
-            words += (
-                f"; {np.mean(settled):.1f} % of the last epoch's free phases settled"
-            )
-        if any(swing):
-            words += f", {np.mean(swing):.1f} % swung"
+        words += self._settled(record)
         kept = [seed["alignment"] for seed in record["seeds"] if "alignment" in seed]
         if kept:
             angles = np.mean([each["degrees"] for each in kept], axis=0)
@@ -176,6 +170,16 @@ class Trained(Item):
                 + ", ".join(f"{trace:.3g}" for trace in traces)
             )
         return words
+
+    def _settled(self, record: dict[str, Any]) -> str:
+        """How many free phases of the last epoch did, and how many swung."""
+        words = ""
+        for key, what in (("settled", "settled"), ("oscillating", "swung")):
+            shares = self.values(record, key)
+            if shares and (key == "settled" or np.mean(shares) >= 0.05):
+                words += f", {np.mean(shares):.1f} % {what}"
+        words = words.removeprefix(",")
+        return f"; of the last epoch's free phases{words}" if words else ""
 
     def plot(self, record: dict[str, Any], file: Path) -> None:
         """Errors per epoch, a line a seed, and the published test error.

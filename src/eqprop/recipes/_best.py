@@ -2,9 +2,9 @@
 
 What was compared was compared on examples kept from the training set: on MNIST shifts
 of one and two pixels, on Fashion-MNIST widths, decays, shifts and mirroring of a dense
-network (the augmentations did worse in as many epochs).  All else is that of
-`mnist-dense` and `mnist-conv`, or was set before the first run; no test example chose
-anything.
+network (the augmentations did worse in as many epochs), and what is said below.  All
+else is that of `mnist-dense` and `mnist-conv`, or was set before the first run; no test
+example chose anything.
 
 The convolutional networks are not trained as `mnist-conv` is: with its sweeps and
 rates, on mirrored images of Fashion-MNIST, train error stood at 13 % from the fifth
@@ -26,9 +26,10 @@ Weak feedback is Xie and Seung's network with γ = 0.03 (arXiv 2508.11659 weaken
 prototypical networks so).  Feedback of 0.3 is too much for the convolutional network:
 after four epochs of 10,000 examples 60 sweeps leave a residual, and EP's gradient by
 few sweeps is 87° off that of many.  With its weights and 0.03 two free sweeps and one
-nudged one, from the outputs on, are 4 to 10° off, and the network learns in one epoch
-of all examples what the one above learns in three.  60 examples, not kept; γ, sweeps
-and the rate were chosen on 2,000 examples kept from the training set.
+nudged one, from the last layer on, are 5 to 10° off.  (The angles are of 60 examples,
+and these trials were not kept.)  γ, sweeps and the rate were compared on 2,000 examples
+kept from the training set.  In its first epoch of all examples the network comes to
+what the one above comes to in three, 12.3 % test error.
 """
 
 import dataclasses
@@ -76,18 +77,12 @@ def _smaller_kernels(config):
     return dataclasses.replace(config, model=model)
 
 
-def _weak_feedback(config, beta: float, lr: float, decay: float):
-    """Feedback scaled by 0.03, so that two sweeps settle it and one back nudges all."""
-    rule = EquilibriumPropagation(Sweep(steps=2), Sweep(steps=1, backward=True), beta)
-    rates = Optimizer("adamw", (lr,), "cosine", {"weight_decay": decay})
+def _weak_feedback(config):
+    """Feedback of 0.03: two sweeps nearly settle it, and one back nudges all layers."""
+    rule = EquilibriumPropagation(Sweep(steps=2), Sweep(steps=1, backward=True), 0.5)
+    rates = Optimizer("adamw", (1e-3,), "cosine", {"weight_decay": 0.1})
     model = XieSeung(**vars(config.model), gamma=0.03)
     return dataclasses.replace(config, model=model, estimator=rule, optimizer=rates)
-
-
-def _deeper(config, *hidden: int):
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, hidden=hidden)
-    )
 
 
 RECIPES = {
@@ -115,17 +110,6 @@ RECIPES = {
         "none",
         "test error about 10.8 % in half an hour",
     ),
-    "best-fashion-dense-2h-moved": (
-        _weak_feedback(
-            _deeper(
-                _dense(2048, 60, data="fashion-mnist", flip=True, shift=1), 1024, 1024
-            ),
-            *(0.25, 1e-3, 0.05),
-        ),
-        "784-1024-1024-10, weak feedback, Fashion-MNIST mirrored and moved by a pixel",
-        "none",
-        "not run yet",
-    ),
     "best-mnist-conv-shifted": (
         _conv(24, shift=2),
         "mnist-conv, decayed and longer, training images moved by up to two pixels",
@@ -151,10 +135,7 @@ RECIPES = {
         "test error about 8.5 % in 75 minutes",
     ),
     "best-fashion-conv-weak-mirrored": (
-        _weak_feedback(
-            _smaller_kernels(_conv(16, data="fashion-mnist", flip=True)),
-            *(0.5, 1e-3, 0.1),
-        ),
+        _weak_feedback(_smaller_kernels(_conv(16, data="fashion-mnist", flip=True))),
         "best-fashion-conv-3x3-mirrored with weak feedback, 16 epochs",
         "none",
         "not run yet",

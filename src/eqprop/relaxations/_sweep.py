@@ -1,9 +1,10 @@
 """Block-asynchronous relaxation: groups of layers in turn, each solved at once.
 
 For a layered network the blocks are the odd and the even layers (Scellier et al.
-2023): given its neighbours a layer's energy is separable, so one step minimises it,
-exactly where it is quadratic and safely where its curvature is only bounded.  A few
-sweeps replace hundreds of Euler steps.
+2023), or single layers where the feedback is weak (`XieSeungEnergy`): given its
+neighbours a layer's energy is separable, so one step minimises it, exactly where it is
+quadratic and safely where its curvature is only bounded.  A few sweeps replace hundreds
+of Euler steps.
 """
 
 import equinox as eqx
@@ -42,8 +43,8 @@ class Sweep(AbstractRelaxation):
     - `steps`: sweeps over all blocks at most, or exactly where `tol` is `None`.
     - `tol`: an example stops moving once its residual is below this velocity.
     - `backward`: the blocks in reverse order.  A nudge starts at the output: where that
-      is in the last block, as with an odd number of hidden layers, it reaches the
-      first layer a sweep earlier.
+      is in the last block, it reaches the first layer sooner: with an odd number of
+      hidden layers by a sweep, in `XieSeungEnergy` in the first one.
     - `omega`: ω, over-relaxation.  1.5 to 1.8 needs a fraction of the sweeps to a small
       residual; for a few sweeps that end early, 1 is the safe choice.
     """
@@ -53,7 +54,7 @@ class Sweep(AbstractRelaxation):
     tol: float | None = None
     """residual below which an example stops (velocity); None: all sweeps"""
     backward: bool = False
-    """blocks in reverse order, for a nudge of an odd number of hidden layers"""
+    """blocks in reverse order: for a nudge, where the output is in the last block"""
     omega: float = 1.0
     """over-relaxation: between 0 and 2"""
 

@@ -55,14 +55,17 @@ class HopfieldEnergy(Layered, AbstractEnergy):
         return self.forces(x, s)
 
     def written_by(self, network: type["HopfieldEnergy"]) -> bool:
-        """Whether E is that of `network`, and no subclass has changed it."""
-        names = ("energy", "terms", "synapses")
-        return all(getattr(type(self), n) is getattr(network, n) for n in names)
+        """Whether no subclass of `network` has changed E or what the closed form of
+        its velocity is made of."""
+        names = ("energy", "terms", "synapses", "drives", "sent", "feedback", "scaled")
+        kinds = (type(self), network)
+        return all(len({getattr(k, n, None) for k in kinds}) == 1 for n in names)
 
     def forces(self, x: Input, s: Layers) -> Layers:
         """ρ′(s)∘drive − s."""
         rates, back = jax.vjp(self.rates, s)
-        heard = back(self.drives(x, rates))[0]
+        pairs = zip(self.drives(x, rates), rates, strict=True)
+        heard = back(tuple(drive.astype(rate.dtype) for drive, rate in pairs))[0]
         return jax.tree.map(jnp.subtract, heard, s)
 
     def project(self, s: Layers) -> Layers:

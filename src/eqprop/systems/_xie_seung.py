@@ -16,7 +16,7 @@ layers solve s_k = ρ′(s_k)(r_{k−1} W_k + b_k), with an error of order γ.
 """
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -31,8 +31,10 @@ from ._links import Sizes
 class XieSeungEnergy(HopfieldEnergy):
     """A layered network with feedback scaled by γ; γ = 1 is `HopfieldEnergy`.
 
-    Use `ep.Sweep`: it solves each layer exactly whatever γ is.  Layer k is γ^{k−L}
-    times as fast as the output, so Euler steps must be short, dt < γ^{L−1} (for ρ
+    Use `ep.Sweep`: it solves each layer exactly whatever γ is, one after another from
+    the input on.  A nudge then needs L sweeps to reach the first layer, or one with
+    `backward=True`.  Layer k is γ^{k−L} times as fast as the output, and a residual or
+    tolerance is of that velocity; Euler steps must be short, dt < γ^{L−1} (for ρ
     without bend, else shorter).  The lower layers' states differ between the phases by
     γ^{L−k} only: in float32 keep γ^{L−1} well above 1e-4.
 
@@ -63,31 +65,27 @@ class XieSeungEnergy(HopfieldEnergy):
         self.gamma = float(gamma)
 
     def energy(self, x: Input, s: Layers) -> Scalar:
-        leak = self._scaled([0.5 * jnp.sum(layer**2) for layer in s])
+        leak = self.scaled([0.5 * jnp.sum(layer**2) for layer in s])
         return jnp.asarray(sum(leak) - self.synapses(x, self.rates(s)))
 
     def terms(self, x: Input, rates: Layers) -> list[Scalar]:
         """γ^{k−L} (r_{k−1} W_k + b_k)·r_k of each layer k."""
-        return self._scaled(super().terms(x, rates))
+        return self.scaled(super().terms(x, rates))
 
     def velocity(self, x: Input, s: Layers) -> Layers:
         """γ^{k−L} [ρ′(s_k) drive_k − s_k]; of a subclass's own energy −∂E/∂s."""
         if not self.written_by(XieSeungEnergy):
             return super().velocity(x, s)
-        return tuple(self._scaled(self.forces(x, s)))
+        return tuple(self.scaled(self.forces(x, s)))
 
     def sent(self, upper: Array) -> Array:
         """γ times the rates."""
         return self.gamma * upper
 
-    def scales(self) -> tuple[float, ...]:
-        """γ^{k−L} of each layer, the one next to the input first; the output's is 1."""
-        layers = len(self.activations)
-        return tuple(self.gamma ** (k - layers) for k in range(1, layers + 1))
-
-    def _scaled(self, layers: Sequence[Array]) -> list[Array]:
-        """Times the scale of each layer."""
-        return [scale * u for scale, u in zip(self.scales(), layers, strict=True)]
+    def scaled(self, layers: Sequence[Any]) -> list[Any]:
+        """Times γ^{k−L} of each layer, the one next to the input first."""
+        last = len(layers) - 1
+        return [self.gamma ** (k - last) * u for k, u in enumerate(layers)]
 
     def turns(self) -> tuple[tuple[int, ...], ...]:
         """One layer after another, from the input on.
@@ -99,7 +97,7 @@ class XieSeungEnergy(HopfieldEnergy):
 
     def curvature(self, turn: tuple[int, ...]) -> Curvature:
         """γ^{k−L}(1 − ρ″(s)·drive) from above, as `HopfieldEnergy` bounds it."""
-        scales, inner = self.scales(), super().curvature(turn)
+        scales, inner = self.scaled([1.0] * len(self.weights)), super().curvature(turn)
         if not callable(inner):
             return tuple(scales[k] for k in turn)
 
