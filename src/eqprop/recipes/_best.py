@@ -138,6 +138,6 @@ RECIPES = {
         _weak_feedback(_smaller_kernels(_conv(16, data="fashion-mnist", flip=True))),
         "best-fashion-conv-3x3-mirrored with weak feedback, 16 epochs",
         "none",
-        "not run yet",
+        "test error about 7.3 % in 50 minutes",
     ),
 }
