@@ -49,7 +49,8 @@ class _HeldFeedback(Leaky):
 
     def network(self, sizes, key, options):
         own = {"angle": self.angle, "discrete": self.discrete}
-        return _Held(sizes, key=key, **own, **options)
+        make: Any = _Held  # a type checker sees no inherited __init__ in it
+        return make(sizes, key=key, **own, **options)
 
 
 @dataclasses.dataclass
