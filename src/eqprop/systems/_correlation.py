@@ -101,9 +101,11 @@ _correlate.defjvp(_correlate_jvp, symbolic_zeros=True)
 
 
 def _apart(z: Image) -> Image:
-    """z, whose cotangent a CPU computes before it lays it out for the product with the
-    patches: in one pass, which is what the compiler would make of both, it takes ten
-    times as long.  A product with the identity is what it does not take apart.
+    """z, whose cotangent a CPU computes before it turns it for the product with patches.
+
+    In one pass, which is what the compiler makes of the two, a training step of 3 x 3
+    kernels takes 49 ms instead of 38, of `mnist-conv` 40 instead of 36.  A product with
+    the identity is what it does not merge with the others.
     """
     if not _on_cpu():
         return z
