@@ -1,4 +1,4 @@
-"""The forms of a convolution on a CPU, as systems/_correlation.py chooses from them.
+"""The forms of a convolution on a CPU, as kernels/_correlation.py chooses from them.
 
     python benchmarks/convolutions.py > benchmarks/convolutions.md
 
@@ -16,7 +16,7 @@ import numpy as np
 from page import heading
 
 from eqprop.runs._timing import Job, time_rounds
-from eqprop.systems import _correlation
+from eqprop.kernels import _correlation
 
 # Batch, image and channels below, kernel and channels above: layer 2 of the MNIST
 # network, layers 2 (twice), 3 and 4 of the CIFAR network.

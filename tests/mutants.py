@@ -177,8 +177,8 @@ MUTANTS = [
     (
         "a subclass with other terms descends the energy of its class",
         "systems/_hopfield.py",
-        'names = ("energy", "terms", "synapses",',
-        'names = ("energy",',
+        "cls.velocity = AbstractEnergy.velocity",
+        "pass",
         CONTRASTIVE,
     ),
     (

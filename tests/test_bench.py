@@ -12,7 +12,7 @@ import eqprop as ep
 from eqprop import data, runs
 from eqprop.cli import main
 from eqprop.runs import _bench, _timing, bench, bench_problem
-from eqprop.systems import _correlation
+from eqprop.kernels import _correlation
 
 NETS = {
     "dense": ((50, 400, 300, 10), 4 * (400 * 300 + 300 * 10)),

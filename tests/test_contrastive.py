@@ -26,7 +26,7 @@ import eqprop as ep
 from eqprop.demonstrations._contrastive import two_modes, TwoModes
 from eqprop.demonstrations._xie_seung import feed_forward
 from eqprop.estimators import named_estimator
-from eqprop.systems._correlation import Prepared
+from eqprop.kernels._correlation import Prepared
 from eqprop.training import config_from_json, config_to_json
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -516,7 +516,7 @@ def test_xie_seung_velocity_of_convolutions(pool):
     check_descent(net, x)
     single = jax.tree.map(lambda p: p.astype("float32"), net)
     kept = single.prepared()
-    assert isinstance(kept.weights[1], Prepared)
+    assert isinstance(kept.prepared_weights[1], Prepared)
     s = tuple(jnp.full(shape, 0.5, "float32") for shape in net.shapes[1:])
     pairs = zip(kept.velocity(x, s), net.velocity(x, s), strict=True)
     for one, other in pairs:

@@ -14,7 +14,7 @@ from tolerances import IDENTITY
 import eqprop as ep
 from eqprop.demonstrations import DEMONSTRATIONS
 from eqprop.demonstrations._convolution import digits, prototypical
-from eqprop.systems import _correlation
+from eqprop.kernels import _correlation
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -253,7 +253,7 @@ def test_methods_of_a_subclass_may_read_the_weights():
     found, same = (ep.relax(n, x, ep.Euler(0.2, 5)).state for n in (net, plain))
     for a, b in zip(found, same, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    kinds = [type(weight) for weight in plain.prepared().weights]
+    kinds = [type(weight) for weight in plain.prepared().prepared_weights]
     assert (_correlation.Prepared in kinds) == (jax.default_backend() == "cpu")
 
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.signal import correlate as scipy_correlate
 
 import eqprop as ep
-from eqprop.systems import _correlation
-from eqprop.systems._correlation import correlate
+from eqprop.kernels import _correlation
+from eqprop.kernels._correlation import correlate
 
 SHAPES = [  # height, width, channels, channels above, kernel
     (12, 12, 32, 6, 5),

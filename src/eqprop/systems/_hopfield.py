@@ -2,12 +2,12 @@
 
 E(u) = ½ Σ_i s_i² − Σ_{i<j} W_ij ρ(u_i) ρ(u_j) − Σ_i b_i ρ(s_i)     (paper A, eq 1)
 
-over the units u = (x, s) of which the inputs x are clamped.  An input enters as its
-own firing rate (ρ(x) = x), so data need not lie within ρ's range; the leak ½ x² of
-clamped units is a constant and is left out.
+over the units u = (x, s); the inputs x are clamped.  An input is its own firing rate
+(ρ(x) = x), so data need not lie in ρ's range.  The leak ½ x² of clamped units is a
+constant and is left out.
 """
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import equinox as eqx
 import jax
@@ -21,58 +21,34 @@ from ._layered import checked_input, Input, Layered, Layers, Options
 from ._links import Sizes
 
 
-class HopfieldEnergy(Layered, AbstractEnergy):
-    """A layered network with symmetric weights (paper A, section 5).
-
-    The state is a tuple of layers, the one next to the input first, the output last;
-    the prediction is the output layer.  Arguments as for every layered network:
-    `sizes`, `key`, `activation`, `output`, `initializer`.  With `ep.Convolution`
-    layers it is the deep convolutional Hopfield network (Scellier et al. 2023).
-
-    Under `ep.Sweep` the energy never rises for dense layers and for convolutions
-    without pooling or with average pooling.  Nor does it with max pooling while the
-    rates above are ≥ 0 (`ep.hard_sigmoid`): −u·max(W ⋆ r) is concave in r, so its
-    tangent, which the step minimises, lies above it.  (Rates below 0, as of `ep.tanh`,
-    pull a window towards ties, between which the state then jumps without settling.)
-    Softmax pooling promises no descent; `ep.Euler` with a small `dt` descends.
-    """
+class AbstractHopfield(Layered, AbstractEnergy):
+    """What layered Hopfield networks share: velocity, bounds and curvature."""
 
     def __init__(self, sizes: Sizes, *, key: PRNGKeyArray, **options: Unpack[Options]):
         super().__init__(sizes, key=key, **options)
 
-    def energy(self, x: Input, s: Layers) -> Scalar:
-        leak = sum(0.5 * jnp.sum(layer**2) for layer in s)
-        return jnp.asarray(leak - self.synapses(x, self.rates(s)))
+    def __init_subclass__(cls, **options: Any):
+        """Let a user's subclass descend its own energy, not ours in closed form."""
+        super().__init_subclass__(**options)
+        if AbstractHopfield not in cls.__bases__ and "velocity" not in vars(cls):
+            cls.velocity = AbstractEnergy.velocity
 
     def velocity(self, x: Input, s: Layers) -> Layers:
-        """ρ′(s)∘drive − s (paper A, eq 8), of a subclass's own energy −∂E/∂s.
+        """Return ρ′(s)∘drive − s, the closed form of −∂E/∂s (paper A, eq 8).
 
-        Where ρ bends, a sweep's curvature asks for the same drives: written so, the
-        compiler sees that they are the same, and computes them once.
+        A sweep's curvature needs the same drives where ρ bends.  In closed form XLA
+        sees that they are the same, and computes them once.
         """
-        if not self.written_by(HopfieldEnergy):
-            return super().velocity(x, s)
-        return self.forces(x, s)
-
-    def written_by(self, network: type["HopfieldEnergy"]) -> bool:
-        """Whether no subclass of `network` has changed E or what the closed form of
-        its velocity is made of."""
-        names = ("energy", "terms", "synapses", "drives", "sent", "feedback", "scaled")
-        kinds = (type(self), network)
-        return all(len({getattr(k, n, None) for k in kinds}) == 1 for n in names)
-
-    def forces(self, x: Input, s: Layers) -> Layers:
-        """ρ′(s)∘drive − s."""
-        rates, back = jax.vjp(self.rates, s)
+        rates, pull = jax.vjp(self.rates, s)
         pairs = zip(self.drives(x, rates), rates, strict=True)
-        heard = back(tuple(drive.astype(rate.dtype) for drive, rate in pairs))[0]
-        return jax.tree.map(jnp.subtract, heard, s)
+        felt = pull(tuple(drive.astype(rate.dtype) for drive, rate in pairs))[0]
+        return jax.tree.map(jnp.subtract, felt, s)
 
     def project(self, s: Layers) -> Layers:
         return tuple(rho.project(u) for rho, u in zip(self.activations, s, strict=True))
 
     def curvature(self, turn: tuple[int, ...]) -> Curvature:
-        """1 − ρ″(s)·input ≤ 1 + sup|ρ″| |input|: one constant 1 where ρ is straight."""
+        """Return 1 where ρ is straight, else the bound 1 + sup|ρ″| |drive|."""
         if not any(self.activations[k].bend for k in turn):
             return 1.0
 
@@ -85,21 +61,47 @@ class HopfieldEnergy(Layered, AbstractEnergy):
         return bound
 
 
-class MaskedHopfieldEnergy(AbstractEnergy):
-    """The same energy on any undirected graph: lateral and skip links, all-to-all.
+class HopfieldEnergy(AbstractHopfield):
+    """A layered network with symmetric weights (paper A, section 5).
 
-    The units are ordered inputs, hidden, outputs; the state is one array of the
-    hidden and output units.  Each pair has one weight, kept above the diagonal of
-    `weight`, so W stays symmetric with a zero diagonal whatever the optimizer does.
+    The state is a tuple of layers, input side first, output last; the prediction is
+    the output layer.  Arguments of every layered network: `sizes`, `key`,
+    `activation`, `output`, `initializer`.  With `ep.Convolution` layers it is the deep
+    convolutional Hopfield network (Scellier et al. 2023).
+
+    Under `ep.Sweep` the energy never rises for dense layers, and for convolutions
+    without pooling or with average pooling.  It never rises with max pooling either if
+    the rates above are ≥ 0 (`ep.hard_sigmoid`): −u·max(W ⋆ r) is concave in r, so its
+    tangent lies above it, and the step minimises the tangent.  Rates below 0
+    (`ep.tanh`) pull a window towards ties; the state can then jump between them without
+    settling.
+    With softmax pooling the energy can rise; use `ep.Euler` with a small `dt`.
+    """
+
+    def __init__(self, sizes: Sizes, *, key: PRNGKeyArray, **options: Unpack[Options]):
+        super().__init__(sizes, key=key, **options)
+
+    def energy(self, x: Input, s: Layers) -> Scalar:
+        leak = sum(0.5 * jnp.sum(layer**2) for layer in s)
+        return jnp.asarray(leak - self.synapses(x, self.rates(s)))
+
+
+class MaskedHopfieldEnergy(AbstractEnergy):
+    """The same energy on any undirected graph, with lateral and skip links.
+
+    The units are in the order inputs, hidden, outputs; the state is one array of the
+    hidden and output units.  Each pair has one weight, above the diagonal of `weight`:
+    W stays symmetric with a zero diagonal whatever the optimizer does.
 
     **Arguments:**
 
-    - `mask`: boolean `[units, units]`, symmetric, its diagonal `False`: which pairs
-      are joined.  Links between two inputs have no effect and are refused.
-    - `inputs`, `outputs`: how many units at either end are clamped and read.
-    - `activation`: ρ of all units that are not inputs.
-    - `key`: a `jax.random.key`.  W_ij is uniform in ±√(6 / (d_i + d_j)), d the number
-      of a unit's links; biases are zero.
+    - `mask`: which pairs are joined: boolean `[units, units]`, symmetric, with a
+      `False` diagonal.  Links between two inputs have no effect and are refused.
+    - `inputs`, `outputs`: the number of clamped units at the start, and of units read
+      at the end.
+    - `activation`: ρ of all units except the inputs.
+    - `key`: a `jax.random.key`.  W_ij is uniform in ±√(6 / (d_i + d_j)), where d is the
+      number of a unit's links; biases are zero.
     """
 
     weight: Float[Array, "units units"]
@@ -128,7 +130,7 @@ class MaskedHopfieldEnergy(AbstractEnergy):
         self.outputs = outputs
 
     def init_state(self, x: Float[Array, " inputs"]) -> Inexact[Array, " units"]:
-        """Every unit at zero."""
+        """Return every unit at zero."""
         checked_input(x, (self.weight.shape[0] - self.bias.shape[0],))
         return jnp.zeros_like(self.bias)
 

@@ -1,11 +1,11 @@
-"""What layered networks share: the links between layers, dense or convolutional.
+"""The base of layered networks: links between neighbouring layers, dense or not.
 
-The state is a tuple of layers, the one next to the input first, the output last; the
-prediction is the output layer.  Hopfield, prototypical and leaky networks differ in
-what they make of the drive that a layer gets from its neighbours, and share the rest.
+The state is a tuple of layers, input side first, output last; the prediction is the
+output layer.  Hopfield, prototypical and leaky networks differ in how a layer responds
+to the drive from its neighbours; they share the rest.
 """
 
-from typing import Self, TypedDict
+from typing import Any, Self, TypedDict
 
 import equinox as eqx
 import jax
@@ -22,7 +22,7 @@ Input = Float[Array, "..."]
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of every layered network, besides `key`."""
+    """Keyword arguments of every layered network besides `key`."""
 
     activation: Activation
     output: Activation | None
@@ -30,21 +30,22 @@ class Options(TypedDict, total=False):
 
 
 class Layered(eqx.Module):
-    """Weights between neighbouring layers, biases, and ρ of each layer.
+    """Weights between neighbouring layers, biases, and the activation ρ of each layer.
 
-    Weights are `[n_in, n_out]` and biases `[n_out]` of a dense layer, and
-    `[kernel, kernel, n_in, n_out]` and `[n_out]` of a convolution, n its channels.
+    A dense layer has weights `[n_in, n_out]` and biases `[n_out]`; a convolution has
+    weights `[kernel, kernel, n_in, n_out]` and biases `[n_out]`, n in channels.
 
     **Arguments:**
 
-    - `sizes`: layers from input to output: units of a dense layer, or an
-      `ep.Convolution`; the input is a vector's length or `(height, width, channels)`.
-      E.g. `(784, 500, 10)`, or, with layers of 12 x 12 x 32 and 10 units,
-      `((28, 28, 1), ep.Convolution(32, 5, pool="max"), 10)`.
+    - `sizes`: layers from input to output: the units of a dense layer, or an
+      `ep.Convolution`.  The input is the length of a vector or `(height, width,
+      channels)`.  Examples: `(784, 500, 10)`;
+      `((28, 28, 1), ep.Convolution(32, 5, pool="max"), 10)`, whose layers are
+      12 x 12 x 32 and 10 units.
     - `activation`: ρ of the hidden layers, and of the output where `output` is `None`.
     - `output`: ρ of the output layer, e.g. `ep.identity` for linear outputs.
-    - `initializer`: `(key, n_in, n_out) -> (weight, bias)` of each layer; n_in of a
-      convolution is its fan-in, the numbers that one unit hears.
+    - `initializer`: `(key, n_in, n_out) -> (weight, bias)` of each layer.  n_in of a
+      convolution is its fan-in: the number of inputs of one unit.
     - `key`: a `jax.random.key`.
     """
 
@@ -53,6 +54,8 @@ class Layered(eqx.Module):
     activations: tuple[Activation, ...]
     links: tuple[Link, ...] = eqx.field(static=True)
     shapes: tuple[Shape, ...] = eqx.field(static=True)
+    prepared_weights: tuple[Any, ...] | None
+    """set by `prepared`, for the steps of one relaxation; no parameters"""
 
     def __init__(
         self,
@@ -78,9 +81,10 @@ class Layered(eqx.Module):
         self.weights = tuple(weight for weight, _ in layers)
         self.biases = tuple(bias for _, bias in layers)
         self.activations = (activation,) * (len(layers) - 1) + (output or activation,)
+        self.prepared_weights = None
 
     def init_state(self, x: Input) -> Layers:
-        """Every unit at zero."""
+        """Return every unit at zero."""
         checked_input(x, self.shapes[0])
         return tuple(
             jnp.zeros(shape, bias.dtype)
@@ -91,22 +95,22 @@ class Layered(eqx.Module):
         return s[-1]
 
     def rates(self, s: Layers) -> Layers:
-        """ρ(s), layer by layer."""
+        """Return ρ(s) of each layer."""
         return tuple(rho(u) for rho, u in zip(self.activations, s, strict=True))
 
     def synapses(self, x: Input, rates: Layers) -> Scalar:
-        """Σ_n (𝒫(W_n ⋆ r_{n−1}) + b_n)·r_n over the layers' rates r, with r_0 = x.
+        """Return Σ_n (𝒫(W_n ⋆ r_{n−1}) + b_n)·r_n with the layers' rates r, r_0 = x.
 
-        A dense layer's W_n ⋆ r is r W_n, and 𝒫 the pooling, if any.
+        For a dense layer W_n ⋆ r means r W_n.  𝒫 is the pooling, if there is one.
         """
         return sum(self.terms(x, rates))  # type: ignore[return-value]
 
     def terms(self, x: Input, rates: Layers) -> list[Scalar]:
-        """(𝒫(W_n ⋆ r_{n−1}) + b_n)·r_n of each layer n."""
-        # As products of matrices: their derivative in an input's drive that two phases
-        # share adds up the phases 20 times faster than XLA's sum of products on CPUs.
+        """Return (𝒫(W_n ⋆ r_{n−1}) + b_n)·r_n of each layer n."""
+        # Matrix products, not sums of products: where two phases share the input's
+        # drive, their derivative adds up the phases 20 times faster on CPUs.
         below = (checked_input(x, self.shapes[0]), *rates[:-1])
-        layers = (self.links, self.weights, self.biases, below, rates)
+        layers = (self.links, self.passed_weights, self.biases, below, rates)
         return [
             jnp.tensordot(
                 link.forward(weight, lower) + bias,
@@ -118,60 +122,69 @@ class Layered(eqx.Module):
         ]
 
     def drives(self, x: Input, rates: Layers) -> Layers:
-        """What the layers get: from below, from their biases and from above."""
-        first = self.links[0].forward(self.weights[0], checked_input(x, self.shapes[0]))
+        """Return each layer's drive: from below, from its bias and from above."""
+        weights = self.passed_weights
+        first = self.links[0].forward(weights[0], checked_input(x, self.shapes[0]))
         drives = [first + self.biases[0]]
         for k, link in enumerate(self.links[1:]):
-            weights = (self.weights[k + 1], self.feedback(k))
-            forward, back = link.both(*weights, rates[k], self.sent(rates[k + 1]))
+            forward, back = link.both(
+                weights[k + 1], self.feedback(k), rates[k], self.sent(rates[k + 1])
+            )
             drives[k] = drives[k] + back
             drives.append(forward + self.biases[k + 1])
         return tuple(drives)
 
     def prepared(self) -> Self:
-        """The same network for many steps: what depends on weights alone is computed.
+        """Return the network with all that depends on weights alone computed.
 
-        Its weights are for its own methods only: a subclass of the user's, whose
-        methods may read them as arrays, stays as it is.
+        A relaxation calls this once for its many steps.  `weights` stay arrays.
         """
-        home, own = (
-            name.partition(".")[0] for name in (__name__, type(self).__module__)
-        )
-        if own != home:
-            return self
         pairs = zip(self.links, self.weights, strict=True)
         weights = tuple(link.prepared(weight) for link, weight in pairs)
-        return eqx.tree_at(lambda system: system.weights, self, weights)
+        return eqx.tree_at(
+            lambda net: net.prepared_weights, self, weights, is_leaf=lambda u: u is None
+        )
 
-    def feedback(self, k: int) -> Array:
-        """The weights, shaped like those of layer k + 1, by which layer k hears it."""
-        return self.weights[k + 1]
+    @property
+    def passed_weights(self) -> tuple[Any, ...]:
+        """The weights as the links take them: prepared ones where there are some."""
+        return self.prepared_weights or self.weights
+
+    def feedback(self, k: int) -> Array | None:
+        """Return the weights from layer k + 1 down to layer k, shaped like W_{k+1}.
+
+        `None`: W_{k+1} itself, i.e. symmetric weights.
+        """
+        del k
+        return None
 
     def sent(self, upper: Array) -> Array:
-        """What a layer sends down to the one below: its rates."""
+        """Return what a layer sends down to the layer below: its rates."""
         return upper
 
     def turns(self) -> tuple[tuple[int, ...], ...]:
-        """Which layers relax together: those next to the input, third, fifth…; then
-        the others.  No two of them are neighbours."""
+        """Return the layers that relax together: layers 1, 3, 5…, then 2, 4, 6….
+
+        No two layers of a turn are neighbours.
+        """
         layers = range(len(self.weights))
         return tuple(tuple(layers[p::2]) for p in (0, 1) if layers[p::2])
 
     def blocks(self) -> tuple[Block, ...]:
-        """The layers of each turn, which are separable given the others."""
+        """Return the layers of each turn; given the others they are separable."""
         return tuple(
             Block(lambda s, turn=turn: [s[k] for k in turn], self.curvature(turn))
             for turn in self.turns()
         )
 
     def curvature(self, turn: tuple[int, ...]) -> Curvature:
-        """Of these layers, for their `Block`: 1, as of a leak."""
+        """Return the curvature of these layers for their `Block`: 1, that of a leak."""
         del turn
         return 1.0
 
 
 def checked_input(x: Array, shape: Shape) -> Array:
-    """An example of this shape; an image of one channel may come without its axis."""
+    """Return x in this shape; a one-channel image may lack its channel axis."""
     if jnp.shape(x) == shape:
         return x
     if len(shape) == 3 and (*jnp.shape(x), 1) == shape:

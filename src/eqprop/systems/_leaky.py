@@ -2,8 +2,9 @@
 
     ds^n/dt = ρ(s^{n−1}) W_n + B_{n+1} ρ(s^{n+1}) + b_n − s^n     (paper C, eqs 6–8)
 
-There is no factor ρ′(s), and no energy where B_n differs from W_n.  With convolutional
-layers B_n stands in the transposed convolution; what it unpools to is marked by W_n.
+There is no factor ρ′(s), and there is no energy where B_n differs from W_n.  With
+convolutional layers B_n is the kernel of the transposed convolution; the maxima of W_n
+say where it unpools to.
 """
 
 from typing import Unpack
@@ -26,11 +27,13 @@ class LeakyIntegrator(Layered, AbstractVectorField):
 
     - `sizes`, `key`, `activation`, `output`, `initializer`: as for every layered
       network; they draw the forward weights and the biases.
-    - `angle`: between W_n and B_n at the start, in degrees: B_n is W_n with the signs
-      of a share ½(1 − cos angle) of its entries turned.  `None` draws B_n anew.
-    - `discrete`: velocity ρ(drive) − s, of which dt = 1 is s ← ρ(drive); then the rates
-      are the states themselves, and the rule dW ∝ s_j ds_i has no factor ρ′ either
-      (continual EP's code; with tied weights it is paper D's prototypical rule).
+    - `angle`: the angle between W_n and B_n at the start, in degrees.  B_n is W_n with
+      the signs of a share ½(1 − cos angle) of its entries flipped.  `None` draws B_n
+      independently.
+    - `discrete`: use the velocity ρ(drive) − s, so that a step of dt = 1 is
+      s ← ρ(drive).  The rates are then the states themselves, and the rule
+      dW ∝ s_j ds_i has no factor ρ′ (continual EP's code; with tied weights it is
+      paper D's prototypical rule).
     """
 
     backward: tuple[Inexact[Array, "..."], ...]
@@ -63,11 +66,11 @@ class LeakyIntegrator(Layered, AbstractVectorField):
         self.discrete = discrete
 
     def feedback(self, k: int) -> Array:
-        """B_{k+1}, not the transposed forward weights."""
+        """Return B_{k+1}: the backward weights are independent."""
         return self.backward[k]
 
     def reciprocal(self) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """The pairs W_n and B_n, from the second layer on."""
+        """Return W_n and B_n of the second and later layers."""
         return self.weights[1:], self.backward
 
     def velocity(self, x: Input, s: Layers) -> Layers:
@@ -78,15 +81,15 @@ class LeakyIntegrator(Layered, AbstractVectorField):
         return tuple(drive - u for drive, u in zip(drives, s, strict=True))
 
     def learning_field(self, x: Input, s: Layers) -> Layers:
-        """The drives: with ∂ρ(drive)/∂θ a layer would learn by ρ′ twice."""
+        """Return the drives: ∂ρ(drive)/∂θ would bring in ρ′ a second time."""
         return self.drives(x, s if self.discrete else self.rates(s))
 
 
 def turned(weight: Array, angle: float, key: PRNGKeyArray) -> Array:
-    """`weight` with random signs turned, so that the two are `angle` degrees apart.
+    """Flip random signs of `weight`, so that the result is `angle` degrees away.
 
-    The share ½(1 − cos angle) of the entries is turned; the angle between the two
-    matrices is exact where the entries are of one size, and close where they are many.
+    A share ½(1 − cos angle) of the entries flips.  The angle between both matrices is
+    exact if all entries have the same size, and close if there are many entries.
     """
     share = 0.5 * (1 - jnp.cos(jnp.deg2rad(angle)))
     order = jax.random.permutation(key, weight.size).reshape(weight.shape)

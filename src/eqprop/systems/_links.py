@@ -1,13 +1,14 @@
 """Links between neighbouring layers: dense, and convolutional with pooling.
 
-A link is geometry only, for one example, images as `[height, width, channels]`; its
-weights stay in the network.  With r the lower and u the upper layer's rates,
+A link holds geometry only; the network holds the weights.  All functions take one
+example; images are `[height, width, channels]`.  With r the rates of the lower layer
+and u those of the upper layer,
 
-    forward   𝒫(W ⋆ r)                  what the upper layer hears from below
-    backward  (∂forward/∂r)ᵀ u           what the lower layer hears from above
+    forward   𝒫(W ⋆ r)                  drive of the upper layer, from below
+    backward  (∂forward/∂r)ᵀ u           drive of the lower layer, from above
 
-so that both are derivatives of one Φ = 𝒫(W ⋆ r)·u.  With max pooling, backward is
-unpooling to the places that the current W ⋆ r marks, then the transposed convolution
+Both are derivatives of one Φ = 𝒫(W ⋆ r)·u.  With max pooling, backward unpools to the
+places where the current W ⋆ r has its maxima, then applies the transposed convolution
 (paper D).
 """
 
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ._correlation import correlate, Image, Kernel, prepare, Prepared, windows
+from ..kernels import correlate, Image, Kernel, prepare, Prepared, windows
 from ._initializers import Initializer
 
 Pool = Literal["max", "average", "softmax"]
@@ -31,33 +32,34 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """Every unit to every unit by a matrix `[n_in, n_out]`; an image is flattened."""
+    """Join every unit to every unit by a matrix `[n_in, n_out]`; flatten images."""
 
     units: int
 
     def shape(self, below: Shape, layer: int) -> Shape:
-        """The upper layer's shape."""
+        """Return the shape of the upper layer."""
         del below, layer
         return (self.units,)
 
     def initialize(
         self, initializer: Initializer, key: PRNGKeyArray, below: Shape
     ) -> tuple[Array, Array]:
-        """Weight and bias over a layer of shape `below`."""
+        """Draw weight and bias above a layer of shape `below`."""
         return initializer(key, math.prod(below), self.units)
 
     def prepared(self, weight: Array) -> Array:
-        """The weight, of which nothing is to be computed once."""
+        """Return the weight: a dense link needs no preparation."""
         return weight
 
     def forward(self, weight: Array, lower: Array) -> Array:
-        """r W."""
+        """Return r W."""
         return jnp.ravel(lower) @ weight
 
     def both(
-        self, weight: Array, feedback: Array, lower: Array, upper: Array
+        self, weight: Array, feedback: Array | None, lower: Array, upper: Array
     ) -> tuple[Array, Array]:
-        """Forward, and backward B u in the lower layer's shape."""
+        """Return forward and backward; B = W where `feedback` is `None`."""
+        feedback = weight if feedback is None else feedback
         back = (feedback @ upper).reshape(jnp.shape(lower))
         return self.forward(weight, lower), back
 
@@ -66,21 +68,21 @@ class Dense:
 class Convolution:
     """A layer of images: a convolution of the layer below, then pooling.
 
-    Weights are `[kernel, kernel, channels below, channels]`, moved over the padded
-    image without turning them (cross-correlation); biases `[channels]`, added after
-    pooling, which for every pool here is the same as before.  Where a size does not
-    divide, the rows and columns left over are dropped, as in PyTorch.
+    Weights are `[kernel, kernel, channels below, channels]`, not flipped
+    (cross-correlation).  Biases are `[channels]`, added after pooling; for the pools
+    here this equals adding them before.  Where a size does not divide, the remaining
+    rows and columns are dropped, as in PyTorch.
 
     **Arguments** (sizes in pixels):
 
-    - `channels`: images of the layer, i.e. features at each place.
+    - `channels`: features at each place.
     - `kernel`: height and width of the kernel.
     - `stride`, `padding`: steps of the kernel, and zeros around the image.
-    - `pool`: `None`; `"max"`, where of equal values the first in reading order wins;
+    - `pool`: `None`; `"max"` (of equal values the first in reading order wins);
       `"average"`; or `"softmax"`, Σ softmax(z)·z over the window, which is smooth and
       holomorphic (Laborieux & Zenke 2022, temperature 1).
-    - `pool_size`, `pool_stride`: the window and its steps; steps of `pool_size` where
-      `pool_stride` is `None`.
+    - `pool_size`, `pool_stride`: the window and its steps; `pool_stride` `None` means
+      `pool_size`.
     """
 
     channels: int
@@ -122,7 +124,7 @@ class Convolution:
             )
 
     def shape(self, below: Shape, layer: int) -> Shape:
-        """The upper layer's shape; `layer` names it in errors."""
+        """Return the shape of the upper layer; errors name it by `layer`."""
         name = f"layer {layer} ({self.channels} channels)"
         if len(below) != 3:
             raise ValueError(
@@ -152,35 +154,38 @@ class Convolution:
     def initialize(
         self, initializer: Initializer, key: PRNGKeyArray, below: Shape
     ) -> tuple[Array, Array]:
-        """Weight and bias, with fan-in kernel²·(channels below).
+        """Draw weight and bias.
 
-        The fan-out of which Glorot's rule makes use is kernel²·channels.
+        The fan-in is kernel²·(channels below), the fan-out kernel²·channels.
         """
         area = self.kernel**2
-        # Drawn for the whole fan-out, of which one kernel is the first columns.
+        # Draw for the whole fan-out; the first columns are the kernel.
         weight, bias = initializer(key, area * below[2], area * self.channels)
         shape = (self.kernel, self.kernel, below[2], self.channels)
         return weight[:, : self.channels].reshape(shape), bias[: self.channels]
 
     def prepared(self, weight: Kernel) -> Kernel | Prepared:
-        """The weight for many passes, in the same place of the methods below."""
+        """Return the weight with what many passes share; the methods below take it."""
         return prepare(weight)
 
     def forward(self, weight: Kernel | Prepared, lower: Image) -> Image:
-        """𝒫(W ⋆ r)."""
+        """Return 𝒫(W ⋆ r)."""
         return self.pooled(self.linear(weight, lower))
 
     def both(
         self,
         weight: Kernel | Prepared,
-        feedback: Kernel | Prepared,
+        feedback: Kernel | None,
         lower: Image,
         upper: Image,
     ) -> tuple[Image, Image]:
-        """Forward, and backward Bᵀ ⋆ 𝒫⁻¹(u): unpooled where W ⋆ r says."""
+        """Return forward and backward Bᵀ ⋆ 𝒫⁻¹(u); B = W where `feedback` is `None`.
+
+        𝒫⁻¹ unpools to the maxima of the current W ⋆ r.
+        """
         dtype = jnp.result_type(*jax.tree.leaves((weight, feedback, lower, upper)))
         lower, upper = lower.astype(dtype), upper.astype(dtype)
-        if feedback is weight:  # so that what both need of W is computed once
+        if feedback is None:  # one vjp: both directions share the work on W
             forward, back = jax.vjp(lambda r: self.forward(weight, r), lower)
             return forward, back(upper)[0]
         forward, unpool = jax.vjp(self.pooled, self.linear(weight, lower))
@@ -188,7 +193,7 @@ class Convolution:
         return forward, back(*unpool(upper))[0]
 
     def linear(self, weight: Kernel | Prepared, lower: Image) -> Image:
-        """W ⋆ r, without pooling."""
+        """Return W ⋆ r, without pooling."""
         dtype = jnp.result_type(*jax.tree.leaves((weight, lower)))
         image = jnp.asarray(lower, dtype)
         kernel = jax.tree.map(lambda w: jnp.asarray(w, dtype), weight)
@@ -198,7 +203,7 @@ class Convolution:
         return correlate(self.stride, image, kernel)
 
     def pooled(self, z: Image) -> Image:
-        """𝒫(z)."""
+        """Return 𝒫(z)."""
         if self.pool is None:
             return z
         step = self.pool_stride or self.pool_size
@@ -215,7 +220,7 @@ class Convolution:
                 "max pooling cannot take a complex state, because complex numbers have "
                 "no order; use pool='softmax' or 'average' for holomorphic EP"
             )
-        # Its derivatives of every order follow the chosen place, the first of equals.
+        # Derivatives of every order follow the chosen place, the first of equal ones.
         return functools.reduce(lambda a, b: jnp.where(b > a, b, a), places)
 
 
@@ -224,7 +229,7 @@ Sizes = Sequence[int | Convolution | tuple[int, int, int]]
 
 
 def linked(sizes: Sizes) -> tuple[tuple[Link, ...], tuple[Shape, ...]]:
-    """The links of a network, and the shape of each layer, the input's first."""
+    """Return the links of a network and the shape of each layer, input first."""
     sizes = tuple(sizes)
     first = sizes[0] if sizes else None
     image = isinstance(first, tuple | list) and len(first) == 3
@@ -245,5 +250,5 @@ def linked(sizes: Sizes) -> tuple[tuple[Link, ...], tuple[Shape, ...]]:
 
 
 def is_whole(value: object) -> bool:
-    """Whether this is an integer, and not a boolean."""
+    """Say whether `value` is an integer and no boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -6,13 +6,13 @@ with k = 1 next to the input and L the output: paper A's energy divided by γ^L.
 
     −∂E/∂s_k = γ^{k−L} [ρ′(s_k)(r_{k−1} W_k + b_k + γ W_{k+1} r_{k+1}) − s_k]
 
-so each layer hears the one above through γ, and since ∂E/∂W_k = −γ^{k−L} r_{k−1} r_k,
-CHL's plain contrast is the Hebbian difference Δ(r_{k−1} r_k) at Xie & Seung's rates
-γ^{k−L}, larger towards the input.  Paper A's undivided energy has the rates γ^k: the
-division takes the common γ^L out of the learning rate and changes nothing else.
+Each layer receives the layer above through γ.  Since ∂E/∂W_k = −γ^{k−L} r_{k−1} r_k,
+CHL's contrast is the Hebbian difference Δ(r_{k−1} r_k) at Xie & Seung's rates γ^{k−L},
+which grow towards the input.  Paper A's energy, without the division, has the rates
+γ^k: the division only takes the common factor γ^L out of the learning rate.
 
-With linear outputs CHL's gradient tends to backprop's of ½‖ŷ − y‖², in the net whose
-layers solve s_k = ρ′(s_k)(r_{k−1} W_k + b_k), with an error of order γ.
+With linear outputs CHL's gradient tends to backprop's gradient of ½‖ŷ − y‖², in the
+net whose layers solve s_k = ρ′(s_k)(r_{k−1} W_k + b_k).  The error is of order γ.
 """
 
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._base import Curvature
-from ._hopfield import HopfieldEnergy
+from ._hopfield import AbstractHopfield
 from ._layered import Input, Layers, Options
 from ._links import Sizes
 
 
-class XieSeungEnergy(HopfieldEnergy):
-    """A layered network with feedback scaled by γ; γ = 1 is `HopfieldEnergy`.
+class XieSeungEnergy(AbstractHopfield):
+    """A layered network with feedback scaled by γ; with γ = 1 it is `HopfieldEnergy`.
 
-    Use `ep.Sweep`: it solves each layer exactly whatever γ is, one after another from
-    the input on.  A nudge then needs L sweeps to reach the first layer, or one with
-    `backward=True`.  Layer k is γ^{k−L} times as fast as the output, and a residual or
-    tolerance is of that velocity; Euler steps must be short, dt < γ^{L−1} (for ρ
-    without bend, else shorter).  The lower layers' states differ between the phases by
-    γ^{L−k} only: in float32 keep γ^{L−1} well above 1e-4.
+    Use `ep.Sweep`: it solves one layer after another, input side first, exactly for
+    any γ.  A nudge then needs L sweeps to reach the first layer, or one sweep with
+    `backward=True`.  Layer k is γ^{k−L} times as fast as the output; so is the velocity
+    that Euler's residual and tolerance measure, and Euler's steps must be short:
+    dt < γ^{L−1}, shorter if ρ bends.  The states of layer k differ between the phases
+    by γ^{L−k} only: in float32 keep γ^{L−1} well above 1e-4.
 
     **Arguments:**
 
@@ -69,34 +69,32 @@ class XieSeungEnergy(HopfieldEnergy):
         return jnp.asarray(sum(leak) - self.synapses(x, self.rates(s)))
 
     def terms(self, x: Input, rates: Layers) -> list[Scalar]:
-        """γ^{k−L} (r_{k−1} W_k + b_k)·r_k of each layer k."""
+        """Return γ^{k−L} (r_{k−1} W_k + b_k)·r_k of each layer k."""
         return self.scaled(super().terms(x, rates))
 
     def velocity(self, x: Input, s: Layers) -> Layers:
-        """γ^{k−L} [ρ′(s_k) drive_k − s_k]; of a subclass's own energy −∂E/∂s."""
-        if not self.written_by(XieSeungEnergy):
-            return super().velocity(x, s)
-        return tuple(self.scaled(self.forces(x, s)))
+        """Return γ^{k−L} [ρ′(s_k) drive_k − s_k], the closed form of −∂E/∂s."""
+        return tuple(self.scaled(super().velocity(x, s)))
 
     def sent(self, upper: Array) -> Array:
-        """γ times the rates."""
+        """Return γ times the rates."""
         return self.gamma * upper
 
     def scaled(self, layers: Sequence[Any]) -> list[Any]:
-        """Times γ^{k−L} of each layer, the one next to the input first."""
+        """Multiply the value of each layer k by γ^{k−L}."""
         last = len(layers) - 1
         return [self.gamma ** (k - last) * u for k, u in enumerate(layers)]
 
     def turns(self) -> tuple[tuple[int, ...], ...]:
-        """One layer after another, from the input on.
+        """Return one layer a turn, input side first.
 
-        Where the feedback is weak one sweep is then nearly a forward pass, and one of
-        `ep.Sweep(backward=True)` a backward pass: a nudge that reaches all layers.
+        With weak feedback one sweep is then nearly a forward pass.  A sweep with
+        `backward=True` is nearly a backward pass: a nudge reaches all layers.
         """
         return tuple((k,) for k in range(len(self.weights)))
 
     def curvature(self, turn: tuple[int, ...]) -> Curvature:
-        """γ^{k−L}(1 − ρ″(s)·drive) from above, as `HopfieldEnergy` bounds it."""
+        """Return the bound of `HopfieldEnergy`, times γ^{k−L}."""
         scales, inner = self.scaled([1.0] * len(self.weights)), super().curvature(turn)
         if not callable(inner):
             return tuple(scales[k] for k in turn)

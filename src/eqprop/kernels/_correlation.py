@@ -1,9 +1,10 @@
-"""Cross-correlation of an image with a kernel, in the form that is fastest here.
+"""Cross-correlation of an image with a kernel, in the fastest of three forms.
 
-This is the only place that chooses.  Accelerators take XLA's own convolution and its
-derivatives (cuDNN).  On CPUs XLA's convolution reaches half of the rate of its
-matrix products, so there, measured on two cores (milliseconds of a forward pass and
-one back to the image, as a relaxation needs them in every step):
+Only this module chooses the form.  Accelerators use XLA's own convolution and its
+derivatives (cuDNN).  On CPUs XLA's convolution reaches half the rate of its matrix
+products, so this module uses patches or Winograd's algorithm there.  Measured on two
+cores, milliseconds for one forward pass and one pass back to the image (every step of
+a relaxation needs both):
 
 =====================  ====================  ====  =======  ========
 image (batch)          kernel                XLA*  patches  Winograd
@@ -14,16 +15,17 @@ image (batch)          kernel                XLA*  patches  Winograd
 6 x 6 x 512 (8)        3 x 3 x 512 x 512       13      8.9        14
 =====================  ====================  ====  =======  ========
 
-(* XLA's convolution forward, patches back, which is faster than its own way back.)
+(* XLA's convolution forward, patches back: patches are faster than XLA's own way back.)
 
-- *patches*: windows side by side, times the kernel as a matrix (im2col);
-- *Winograd*: tiles of outputs from products in the space of polynomial values (Toom
-  and Cook's algorithm, Winograd 1980; Lavin & Gray 2016 for networks): a kernel of
-  5 x 5 takes 64 products for a tile of 4 x 4 outputs, not 400.  Its rounding error is
-  5e-6 of the largest output in float32, against 1e-6 of the other forms.
+- *patches*: lay the windows side by side and multiply by the kernel as a matrix
+  (im2col).
+- *Winograd*: compute tiles of outputs from products of polynomial values (Toom and
+  Cook's algorithm, Winograd 1980; for networks Lavin & Gray 2016).  A 5 x 5 kernel
+  takes 64 products for a tile of 4 x 4 outputs instead of 400.  The rounding error in
+  float32 is 5e-6 of the largest output; the other forms have 1e-6.
 
-Derivatives in the kernel are products of patches in every form: XLA's own are up to 30
-times slower within a loop.
+Every form computes derivatives in the kernel as products of patches: XLA's own are up
+to 30 times slower inside a loop.
 """
 
 import functools
@@ -46,16 +48,17 @@ FEW_CHANNELS = 16
 
 
 class Prepared(NamedTuple):
-    """A kernel, and what all correlations with it share."""
+    """A kernel, and its values at the points of Winograd's form."""
 
     kernel: Kernel
     values: Inexact[Array, "a a n_in n_out"]
-    """at the points of Winograd's form"""
 
 
 def prepare(kernel: Kernel) -> Kernel | Prepared:
-    """The kernel for many correlations: what XLA would move out of a loop only if it
-    stood in the loop's body once."""
+    """Return the kernel with what every correlation with it needs, computed once.
+
+    XLA moves this work out of a loop only if the loop's body contains it once.
+    """
     if not _has_points(kernel):
         return kernel
     return Prepared(kernel, _kernel_values(kernel))
@@ -101,11 +104,10 @@ _correlate.defjvp(_correlate_jvp, symbolic_zeros=True)
 
 
 def _apart(z: Image) -> Image:
-    """z, whose cotangent a CPU computes before turning it for the product with patches.
+    """Return z; keep XLA from fusing z's cotangent into the product with patches.
 
-    In one pass, which is what the compiler makes of the two, a training step of 3 x 3
-    kernels takes 49 ms instead of 38, of `mnist-conv` 40 instead of 36.  A product with
-    the identity is what it does not merge with the others.
+    With that fusion a training step of 3 x 3 kernels takes 49 ms instead of 38, and one
+    of `mnist-conv` 40 instead of 36.  XLA does not fuse a product with the identity.
     """
     if not _on_cpu():
         return z
@@ -113,7 +115,7 @@ def _apart(z: Image) -> Image:
 
 
 def windows(image: Image, size: int, stride: int) -> list[Image]:
-    """For each place in a window, in reading order, its values over all windows."""
+    """Return the values in all windows of each place of a window, in reading order."""
     height, width = ((n - size) // stride + 1 for n in image.shape[:2])
     if stride == size:  # a split's derivative is a concatenation, a slice's a sum
         image = image[: height * size, : width * size]
@@ -132,7 +134,7 @@ def _on_cpu() -> bool:
 
 
 def _has_points(kernel: Kernel) -> bool:
-    """Whether Winograd's form is there, and worth it for many channels."""
+    """Say whether Winograd's form exists for this kernel and pays (many channels)."""
     return (
         _on_cpu()
         and kernel.shape[0] in KERNELS
@@ -142,7 +144,7 @@ def _has_points(kernel: Kernel) -> bool:
 
 
 def _tiled(stride: int, image: Image, kernel: Kernel) -> bool:
-    """Whether that form is the fastest: there must be more than one tile."""
+    """Say whether Winograd's form is the fastest: it needs more than one tile."""
     return (
         _has_points(kernel)
         and stride == 1
@@ -167,12 +169,12 @@ def _patches(stride: int, image: Image, kernel: Kernel) -> Image:
 
 
 def _winograd(image: Image, kernels: Inexact[Array, "a a n_in n_out"]) -> Image:
-    """Tiles of TILE x TILE outputs, each from a = TILE + kernel − 1 inputs squared.
+    """Compute TILE x TILE outputs at a time from a x a inputs, a = TILE + kernel − 1.
 
-    Rows, then columns, of tiles become values at a points; there a product of matrices
-    for each pair of points; then back.  The short sums are written out, which XLA
-    turns into one pass over memory, and pieces are split off, not indexed, since a
-    split's derivative is a concatenation.
+    Transform the rows, then the columns, of the tiles to values at a points, multiply
+    matrices at each pair of points, and transform back.  The short sums are written
+    out, so that XLA makes one pass over memory.  The pieces are split, not indexed:
+    the derivative of a split is a concatenation.
     """
     count = len(kernels)
     overlap = count - TILE
@@ -192,13 +194,13 @@ def _winograd(image: Image, kernels: Inexact[Array, "a a n_in n_out"]) -> Image:
 
 
 def _kernel_values(kernel: Kernel) -> Inexact[Array, "a a n_in n_out"]:
-    """The kernel at each pair of points."""
+    """Return the kernel's values at each pair of points."""
     both = _kernel_transform(TILE + len(kernel) - 1, np.dtype(kernel.dtype))
     return jax.lax.dot_general(both, kernel, (((2, 3), (0, 1)), ((), ())))
 
 
 def _sums(matrix: np.ndarray, pieces: Sequence[Array]) -> list[Array]:
-    """matrix · pieces, without its zeros."""
+    """Return matrix · pieces; skip the matrix's zeros."""
     return [
         sum(float(c) * piece for c, piece in zip(row, pieces, strict=True) if c)  # type: ignore[misc]
         for row in matrix
@@ -206,7 +208,7 @@ def _sums(matrix: np.ndarray, pieces: Sequence[Array]) -> list[Array]:
 
 
 def _pieces(image: Array, axis: int, overlap: int) -> list[Array]:
-    """For each place in a tile its values over all tiles, along an axis of pixels.
+    """Return, for each place of a tile, its values in all tiles, along one pixel axis.
 
     A tile is a block of TILE pixels and the first `overlap` pixels of the next block.
     """
@@ -226,18 +228,21 @@ def _split(array: Array, axis: int) -> list[Array]:
 
 @functools.cache
 def _kernel_transform(count: int, dtype: np.dtype) -> np.ndarray:
-    """Of both axes: one array, by which the compiler knows equal products in a loop."""
+    """Return the transform of both axes as one array.
+
+    One array lets the compiler recognise equal products in a loop.
+    """
     _, weights, _ = _transforms(count)
     return np.einsum("pi,qj->pqij", weights, weights).astype(dtype)
 
 
 @functools.cache
 def _transforms(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matrices of one axis: of an input tile, of a kernel, and back to outputs.
+    """Return the matrices of one axis: for an input tile, a kernel, and the outputs.
 
-    A polynomial of `count` coefficients is its values at count − 1 points and at
-    infinity, and a product of polynomials that of their values; correlation is the
-    transposed map.  Rows are scaled so that no input is enlarged.
+    A polynomial of `count` coefficients is given by its values at count − 1 points and
+    at infinity; the values of a product are the products of the values.  Correlation is
+    the transposed map.  The rows are scaled so that no input is enlarged.
     """
 
     def values(terms: int) -> np.ndarray:
