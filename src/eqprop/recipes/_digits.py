@@ -1,7 +1,7 @@
-"""Every system and every rule on the 8×8 digits, each in a coffee break.
+"""One recipe for each system and each learning rule, on the 8×8 digits.
 
-No download and under two minutes on two cores.  The settings are ours, chosen so that
-each rule learns; the papers' own sizes and numbers are other recipes.
+Each needs no download and less than two minutes on two cores.  We chose the settings so
+that each rule learns.  Other recipes have the papers' own sizes and numbers.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def _descent(
     epochs: int,
     optimizer: Optimizer,
 ) -> Config:
-    """The same with another optimizer than Adam."""
+    """Return `_config` with an optimizer other than Adam."""
     config = _config(model, estimator, epochs)
     return dataclasses.replace(config, optimizer=optimizer)
 
@@ -116,7 +116,7 @@ RECIPES = {
             Hopfield(hidden=(256,), cost="softmax-readout"),
             EquilibriumPropagation(*SWEEPS, 0.5),
         ),
-        "a softmax layer outside of the dynamics",
+        "a softmax layer outside the dynamics",
         "Laborieux 2021",
         "test error ≤ 3 %",
     ),
@@ -125,13 +125,13 @@ RECIPES = {
             Toy(),
             EquilibriumPropagation(Euler(dt=0.2, steps=60), Euler(dt=0.2, steps=30)),
         ),
-        "inputs, hidden units and outputs all joined",
+        "inputs, hidden units and outputs all connected",
         "D, figure 2 (its network)",
         "test error ≤ 8 %",
     ),
     "digits-prototypical": (
         _config(PROTOTYPICAL, EquilibriumPropagation(*MAP, 0.1)),
-        "s ← σ(drive), σ outside of Φ",
+        "s ← σ(drive), σ outside Φ",
         "D",
         "test error ≤ 4 %",
     ),
@@ -185,7 +185,7 @@ RECIPES = {
             ),
             EquilibriumPropagation(*SWEEPS, 0.25),
         ),
-        "a convolutional Hopfield network, swept",
+        "a convolutional Hopfield network, by sweeps",
         "Scellier 2023",
         "test error ≤ 4 %",
     ),
@@ -247,7 +247,7 @@ RECIPES = {
             30,
             Optimizer("sgd", (0.05,)),
         ),
-        "parameters that move at every nudged step",
+        "parameters change at every nudged step",
         "Ernoult 2020",
         "test error ≤ 6 %",
     ),

@@ -1,11 +1,11 @@
-"""Follow-ups of papers A–D on MNIST: continual EP, and deep Hopfield networks.
+"""Follow-ups of papers A–D on MNIST: continual EP and deep Hopfield networks.
 
 - Continual EP (Ernoult et al. 2020, arXiv 2005.04168): paper D's prototypical networks
-  (C-EP), and vector fields that start tied (C-VF), with T, K, β, its signs, rates and
-  epochs of the authors' commands.
-- Deep Hopfield networks of 1024 units a layer (code of Scellier et al. 2024): even and
-  odd layers in turn, centered EP, linear outputs, rates that fall by 1 % an epoch.  The
-  code's biases start at 0, ours in ±½/√(fan-in).
+  (C-EP) and vector fields that start tied (C-VF).  T, K, β and its signs, rates and
+  epochs are those of the authors' commands.
+- Deep Hopfield networks with 1024 units a layer (code of Scellier et al. 2024): even
+  and odd layers in turn, centered EP, linear outputs, rates that fall by 1 % an epoch.
+  The code's biases start at 0; ours start in ±½/√(fan-in).
 """
 
 from ..estimators import ContinualEquilibriumPropagation, EquilibriumPropagation
@@ -32,7 +32,7 @@ DEEP: dict[int, tuple[int, int, tuple[float, ...]]] = {
     3: (100, 10, (0.2, 0.05, 0.01, 0.002)),
 }
 EXPECTED = {
-    "c-ep-1h": "test error about 6 %, as some examples swing; settled about 2.3 %",
+    "c-ep-1h": "test error about 6 %, some examples oscillate; 2.3 % if they settle",
     "deep-hopfield-1h": "test error about 1.8 % in 10 minutes",
 }
 
@@ -73,8 +73,8 @@ RECIPES = {
         name: (
             _continual(name),
             f"784-{'512-' * len(row[0].hidden)}10"
-            f"{', tied at the start' * isinstance(row[0], Leaky)}, parameters that "
-            "move at every nudged step",
+            f"{', tied at the start' * isinstance(row[0], Leaky)}, parameters change "
+            "at every nudged step",
             "Ernoult 2020, figure 5",
             EXPECTED.get(name, "not run yet"),
         )
@@ -83,7 +83,7 @@ RECIPES = {
     **{
         f"deep-hopfield-{layers}h": (
             _deep(layers),
-            f"{layers} hidden layer{'s' * (layers > 1)} of 1024, swept, centered EP",
+            f"{layers} hidden layer{'s' * (layers > 1)} of 1024, sweeps, centered EP",
             "Scellier 2024 (code)",
             EXPECTED.get(f"deep-hopfield-{layers}h", "not run yet"),
         )

@@ -1,24 +1,25 @@
 """Paper A, table 2: one, two and three hidden layers on MNIST.
 
-Scellier & Bengio 2017 (arXiv 1602.05179).  T, K, ε and batch size are the paper's; the
-epochs are those of the authors' code, where the paper gives none.  The first 50 000
-examples train, the next 10 000 validate, in fixed order.
+Source: Scellier & Bengio 2017 (arXiv 1602.05179).  T, K, ε and batch size are the
+paper's.  The paper gives no number of epochs; ours are those of the authors' code.  The
+first 50,000 examples train and the next 10,000 validate, in fixed order.
 
-The cost is ½‖y − d‖² as in the paper's equation 2; the authors' code leaves out the ½.
-Its β = 0.5, 1 and 1 for one, two and three layers nudge like β = 1, 2 and 2 here, and
-its learning rates act like twice their number.  What stands here was chosen by
-running it:
+**The factor ½.** Our cost is ½‖y − d‖², as in the paper's equation 2.  The authors'
+code leaves out the ½.  So its β = 0.5, 1 and 1 for one, two and three layers nudge like
+our β = 1, 2 and 2, and its learning rates act like twice their number.  We chose by
+running:
 
-- one layer: β = 1 as printed, rates as they acted, 0.2 and 0.1; mnist-1h-printed has
-  the printed numbers taken for the ½ convention;
-- two and three layers: β = 2, the code's nudge, and the rates as printed.  In single
-  runs that were not kept three classes of the two-layer network never learned with
-  β = 1 (31 % train error after 8 epochs): an output at 0 whose drive is below −β is out
-  of a nudge's reach; nor with doubled rates and β = 2 (27 % after 2 epochs).
+- One layer: β = 1 as printed, and the rates as they acted, 0.2 and 0.1.
+  `mnist-1h-printed` uses the printed rates with the ½.
+- Two and three layers: β = 2, the code's nudge, and the printed rates.  In single runs
+  (not kept), three classes of the two-layer network never learned with β = 1 (31 %
+  train error after 8 epochs): an output at 0 whose drive is below −β cannot be reached
+  by a nudge.  They did not learn with doubled rates and β = 2 either (27 % after 2
+  epochs).
 
-The authors' code keeps the states of validation and test examples too, and its errors
-are of those.  A network that starts anew does worse: both are recorded, as `test_error`
-and `test_error_cold`.
+**Persistent states.** The authors' code keeps the states of validation and test
+examples too, and reports the errors of those states.  A network that starts from its
+initial state does worse.  We record both: `test_error` and `test_error_cold`.
 """
 
 from ..estimators import EquilibriumPropagation
@@ -72,7 +73,7 @@ RECIPES = {
         _config((500, 500, 500), 500, 8, 2.0, (0.128, 0.032, 0.008, 0.002), 500),
         "784-500-500-500-10 on MNIST",
         PAPER,
-        "not run to T yet; about 3.6 % where free phases end once settled",
+        "not run to T yet; about 3.6 % if free phases stop when settled",
     ),
     "mnist-1h-printed": (
         _config((500,), 20, 4, 1.0, (0.1, 0.05), 25),

@@ -1,22 +1,23 @@
 """Paper D, table 1: energy-based and prototypical networks on MNIST, EP and BPTT.
 
-Ernoult et al. 2019 (arXiv 1905.13633).  T, K, β, ε, rates, epochs and batch size are
-those of the commands of the authors' code; all 60 000 examples train, shuffled, every
-state starts at zero, the loss is ½‖y − d‖² and the initial weights are PyTorch's.
+Source: Ernoult et al. 2019 (arXiv 1905.13633).  T, K, β, ε, rates, epochs and batch
+size are those of the commands in the authors' code.  All 60,000 examples train,
+shuffled; states start at zero; the loss is ½‖y − d‖²; initial weights are PyTorch's.
 
-- Prototypical networks step by dt = 1, as the paper says.  The released code's default
-  of 0.2 would damp them.
-- Energy-based units are kept in [0, 1] as in that code.  Two things of it are not the
-  paper's energy and not done here: it leaves out ρ′ at the output, and it feeds ρ(x) to
-  the first layer.
-- One prototypical layer has T = 30 and K = 10 of the same group's later code.  The
-  README's T = 40 and K = 15 (p-1h-k15) do worse with dt = 1, because K is odd: one or
-  two examples in a hundred do not settle, but swing between two fixed points (such are
-  shown by `eqprop reproduce D.interleaved`), and after an odd number of steps their
-  contrast is that of the two.  Free phases by sweeps settle all examples, and mend it.
-- BPTT starts from the same initial weights (those of the same seed) and goes back
-  through the last K + 1 of T steps, the convolutional network through the last K.  The
-  code's baseline does so too; its evaluation then takes the T − K − 1 steps before.
+- Prototypical networks use dt = 1, as the paper says.  The released code's default,
+  0.2, would damp them.
+- Energy-based units stay in [0, 1], as in that code.  The code differs from the paper's
+  energy in two points that we do not copy: it leaves out ρ′ at the output, and it feeds
+  ρ(x) to the first layer.
+- One prototypical layer uses T = 30 and K = 10 of the same group's later code.  The
+  README's T = 40 and K = 15 (`p-1h-k15`) do worse with dt = 1, because K is odd: 1–2 %
+  of the examples do not settle but oscillate between two fixed points (`eqprop
+  reproduce D.interleaved` shows them), and after an odd number of steps the contrast is
+  that of the two points.  Free phases by sweeps settle all examples and remove the
+  fault.
+- BPTT starts from the same initial weights (those of the same seed).  It goes back
+  through the last K + 1 of T steps, in the convolutional network through the last K.
+  The code's baseline does so too; its evaluation then takes the T − K − 1 steps before.
 """
 
 from ..estimators import BackpropagationThroughTime, EquilibriumPropagation
@@ -81,23 +82,23 @@ ROWS = {
 }
 
 
-SWINGS = "test error about {} %, as some examples swing; about 2 % where they settle"
-SETTLED = "not run to T yet; test error about {} % where free phases end once settled"
+OSCILLATES = "test error about {} %, some examples oscillate; about 2 % if they settle"
+SETTLED = "not run to T yet; test error about {} % if free phases stop when settled"
 EXPECTED = {
     "eb-1h": "test error about 2.1 %",
     "eb-1h-bptt": "test error about 2.2 %",
-    "eb-2h": "test error about 2.8 %; about 2.1 % where free phases end once settled",
+    "eb-2h": "test error about 2.8 %; about 2.1 % if free phases stop when settled",
     "p-1h": "test error about 1.9 %",
     "p-1h-bptt": "test error about 2.2 %",
-    "p-1h-k15": SWINGS.format(3),
-    "p-2h": SWINGS.format(4),
+    "p-1h-k15": OSCILLATES.format(3),
+    "p-2h": OSCILLATES.format(4),
     "p-3h": SETTLED.format(2.0),
     "p-conv": SETTLED.format(0.9),
 }
 
 
 def _recipes(name: str) -> dict[str, tuple[Config, str, str, str]]:
-    """A row by EP, and by BPTT from the same weights."""
+    """Return a row by EP, and by BPTT from the same weights."""
     model, free, nudged, beta, dt, lr, epochs, summary = ROWS[name]
     kind = "energy-based" if isinstance(model, Hopfield) else "prototypical"
     back = nudged if model.convolutions else nudged + 1
