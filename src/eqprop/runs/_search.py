@@ -10,7 +10,11 @@ from typing import Any
 from .._files import write_whole
 from ..report import draw_search
 from ..training import Config, Observer, TrainingDiverged
+from ._claims import claim, ENDED, state_of, try_again
 from ._train import train, TrainingInterrupted
+
+CLAIMS = ".claims"
+"""folder of the locks of the trials that are being trained"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +101,10 @@ def search(
 ) -> Search:
     """Train until the study holds that many trials; a trial is a run in `path`.
 
-    What was found before counts, by whatever machine on the same storage.  Trials
-    that fall behind the median of the others are pruned after an epoch.
+    What was found before counts, by whatever machine on the same storage.  Processes
+    that share a study share its trials; each returns once all have ended, except those
+    that another machine still trains in a directory of its own.  Trials that fall
+    behind the median of the others are pruned after an epoch.
 
     **Arguments:**
 
@@ -113,34 +119,42 @@ def search(
     """
     optuna = _optuna()
     path.mkdir(parents=True, exist_ok=True)
-    made = optuna.create_study(
-        study_name=study,
-        storage=storage or f"sqlite:///{(path / 'study.db').resolve()}",
-        load_if_exists=True,
-        direction="minimize",
-        pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
-    )
-    request = json.loads(json.dumps(request))
-    if made.user_attrs.setdefault("request", request) != request:
-        raise ValueError(
-            f"the study {study} searches {made.user_attrs['request']}, not {request}; "
-            "go on with the same options, or give another --run or --study"
-        )
-    made.set_user_attr("request", request)
-    while _finished(made) < trials:
-        trial = made.ask()
-        # By number, so that neither a later start nor another machine repeats one.
-        made.sampler = optuna.samplers.TPESampler(seed=seed + trial.number)
-        options = {varied.option: varied.suggest(trial) for varied in space}
-        watch = _Watch(trial, observer or Observer())
+    pruner = optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner()
+    made = _study(path, storage, study, pruner, json.loads(json.dumps(request)))
+    while (claimed := claim(made, path / CLAIMS, trials)) is not None:
+        with claimed as trial:
+            # By number, so that neither a later start nor another machine repeats one.
+            made.sampler = optuna.samplers.TPESampler(seed=seed + trial.number)
+            options = {varied.option: varied.suggest(trial) for varied in space}
+            watch = _Watch(trial, observer or Observer())
 
-        def run(folder, options=options, watch=watch):
-            shared = {"writers": writers, "devices": devices}
-            train(configure(options), run=folder, observer=watch, **shared)
+            def run(folder, options=options, watch=watch):
+                shared = {"writers": writers, "devices": devices}
+                train(configure(options), run=folder, observer=watch, **shared)
 
-        _try(made, trial, run, options, path, watch)
+            _try(made, trial, run, options, path, watch)
         _keep(path, made)
     return Search(path, _keep(path, made))
+
+
+def _study(path: Path, storage: str | None, name: str, pruner: Any, request: Any):
+    """The study, made if it is new; one that searches something else is refused."""
+    # Two processes that make the tables of one new file at once end in an error.
+    with _locked(path):
+        made = _optuna().create_study(
+            study_name=name,
+            storage=storage or f"sqlite:///{(path / 'study.db').resolve()}",
+            load_if_exists=True,
+            direction="minimize",
+            pruner=pruner,
+        )
+        if made.user_attrs.setdefault("request", request) != request:
+            raise ValueError(
+                f"the study {name} searches {made.user_attrs['request']}, not "
+                f"{request}; use the same options, or give another --run or --study"
+            )
+        made.set_user_attr("request", request)
+    return made
 
 
 class _Watch(Observer):
@@ -149,6 +163,9 @@ class _Watch(Observer):
     def __init__(self, trial: Any, inner: Observer) -> None:
         self.trial, self.inner = trial, inner
         self.value = float("nan")
+
+    def on_data(self, description):
+        self.inner.on_data(description)
 
     def on_start(self, trainer, state, epochs):
         self.inner.on_start(trainer, state, epochs)
@@ -180,7 +197,7 @@ def _try(made, trial, run, options, path, watch) -> None:
         made.tell(trial, state=states.FAIL)
     except (KeyboardInterrupt, TrainingInterrupted):
         made.tell(trial, state=states.FAIL)
-        made.enqueue_trial(trial.params)
+        try_again(made, trial.params)
         raise TrainingInterrupted(
             f"stopped in trial {trial.number}, which will be tried again; the others "
             f"are kept in {path}. Go on with the same command and --run {path}"
@@ -192,18 +209,12 @@ def _try(made, trial, run, options, path, watch) -> None:
         made.tell(trial, watch.value)
 
 
-def _finished(made: Any) -> int:
-    return len(_records(made))
-
-
 def _records(made: Any) -> list[dict[str, Any]]:
     """The trials that count, the best first; one that was killed does not."""
     records = []
     for trial in made.get_trials(deepcopy=False):
-        state = trial.state.name.lower()
-        if "diverged" in trial.user_attrs:
-            state = "diverged"
-        if state not in ("complete", "pruned", "diverged"):
+        state = state_of(trial)
+        if state not in ENDED:
             continue
         values = list(trial.intermediate_values.values())
         value = trial.value if state == "complete" else (values or [None])[-1]
@@ -227,11 +238,19 @@ def _records(made: Any) -> list[dict[str, Any]]:
 
 def _keep(path: Path, made: Any) -> list[dict[str, Any]]:
     """Write `search.json` and draw `search.png`."""
-    records = _records(made)
-    text = json.dumps({"study": made.study_name, "trials": records}, indent=1)
-    write_whole(path / "search.json", text + "\n")
-    draw_search(path / "search.png", records)
+    with _locked(path):
+        records = _records(made)
+        text = json.dumps({"study": made.study_name, "trials": records}, indent=1)
+        write_whole(path / "search.json", text + "\n")
+        draw_search(path / "search.png", records)
     return records
+
+
+def _locked(path: Path) -> Any:
+    """What one process at a time does in the directory of a search."""
+    from filelock import FileLock
+
+    return FileLock(path / ".lock")
 
 
 def _optuna() -> Any:
