@@ -52,11 +52,13 @@ def _show_warnings() -> None:
     """What is told of a run is a line for the user, not one of a program."""
     from ..runs import RunWarning
 
-    others = warnings.showwarning
+    others, shown = warnings.showwarning, set()
 
     def show(message, category, *place):
         if issubclass(category, RunWarning):
-            print(f"warning: {message}", file=sys.stderr)
+            if str(message) not in shown:  # every seed and trial has the same to say
+                print(f"warning: {message}", file=sys.stderr)
+            shown.add(str(message))
         else:
             others(message, category, *place)
 

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from .. import data, recipes as _recipes, runs
+from ..training import errors_of
 from ._console import (
     Flag,
     parse,
@@ -72,7 +74,7 @@ def evaluate(argv: list[str]) -> int:
         if options.data is None:
             found = runs.evaluate(run)
         else:
-            x, y = data.read_inputs(options.data, flatten=run.config.flatten)
+            x, y = data.read_examples(options.data)
             if y is None:
                 raise ValueError(
                     f"{options.data} holds no array y to compare with; save one with "
@@ -102,19 +104,21 @@ def predict(argv: list[str]) -> int:
     start(options)
     with prints_aside():
         run = runs.load(options.run, best=options.best, system=options.system)
-        x, y = data.read_inputs(options.data, flatten=run.config.flatten)
+        x, y = data.read_examples(options.data)
         name = f"{options.data.stem}-predictions.npz"
         out = options.out or options.data.with_name(name)
         _check_out(out, options.data)
+        if y is not None:
+            y = runs.read_targets(run.config, run.problem, y)
         outputs = runs.predict(run, x)
     arrays: dict[str, Any] = {"prediction": outputs}
     dataset = run.problem.dataset
     error = None
     if dataset is not None and dataset.classes:
         arrays["label"] = outputs.argmax(-1)
-        if y is not None and y.ndim == 1:
-            dataset.targets(y)  # labels the run does not know are an error
-            error = float(np.mean(arrays["label"] != y))
+        if y is not None:
+            error = float(np.mean(errors_of(jnp.asarray(outputs), y)))
+            error = None if np.isnan(error) else error
     try:
         np.savez(out, **arrays)
     except OSError as failure:

@@ -80,9 +80,11 @@ class Machines:
             _processes.leave()
 
 
-def watcher(first: bool) -> contextlib.AbstractContextManager[Observer]:
+def watcher(
+    first: bool, lines: list[str] | None = None
+) -> contextlib.AbstractContextManager[Observer]:
     """A progress bar, in one process only."""
-    return Progress() if first else contextlib.nullcontext(Observer())
+    return Progress(lines) if first else contextlib.nullcontext(Observer())
 
 
 def _keep_results_alone() -> None:

@@ -1,6 +1,7 @@
 """The live progress bar of a training run; silent where nobody is watching."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ def rounding_in_words(found: dict[str, Any]) -> str:
 
 
 class Progress(Observer):
-    """A bar over all epochs on standard error, if that is a terminal."""
+    """A bar over all epochs on standard error, if that is a terminal.
+
+    The line that describes the data is shown above the bar; without a terminal it is
+    added to `lines`, which the command prints with its result.
+    """
+
+    def __init__(self, lines: list[str] | None = None) -> None:
+        self._lines = [] if lines is None else lines
 
     def __enter__(self) -> "Progress":
         from rich.console import Console
@@ -41,6 +49,12 @@ class Progress(Observer):
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
+
+    def on_data(self, description):
+        if description not in self._lines:
+            self._lines.append(description)
+            if not self._bar.disable:
+                self._bar.console.print(description, highlight=False)
 
     def on_start(self, trainer, state, epochs):
         self._trainer, self._epochs = trainer, epochs
@@ -80,14 +94,22 @@ class Progress(Observer):
         )
 
 
+def print_lines(lines: list[str]) -> None:
+    """Print what no terminal has shown above a bar."""
+    if lines and not sys.stderr.isatty():
+        print("\n".join(lines))
+
+
 @contextlib.contextmanager
-def each_run() -> Iterator[Callable[[Path], Progress]]:
+def each_run(
+    lines: list[str] | None = None,
+) -> Iterator[Callable[[Path], Progress]]:
     """A bar for each of several runs, one at a time."""
     with contextlib.ExitStack() as shown:
 
         def watch(run: Path) -> Progress:
             del run
             shown.pop_all().close()
-            return shown.enter_context(Progress())
+            return shown.enter_context(Progress(lines))
 
         yield watch

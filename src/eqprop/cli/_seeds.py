@@ -5,12 +5,13 @@ from typing import Any
 
 from ..runs import Seeds
 from ._console import percent, print_json, table
+from ._progress import print_lines
 
 COLUMNS = ("train_error", "val_error", "test_error")
 
 
-def finish_seeds(found: Seeds, json: bool) -> int:
-    """Print every seed, and mean ± std; status 1 where a seed has diverged."""
+def finish_seeds(found: Seeds, json: bool, lines: list[str]) -> int:
+    """Print the data, every seed, and mean ± std; status 1 where a seed diverged."""
     failed = [record for record in found.records if record["failure"]]
     for record in failed:
         print(f"seed {record['seed']} diverged: {record['failure']}", file=sys.stderr)
@@ -20,6 +21,7 @@ def finish_seeds(found: Seeds, json: bool) -> int:
             {"run": str(found.path), "records": found.records, "summary": summary}
         )
         return 1 if failed else 0
+    print_lines(lines)
     rows = [
         (str(record["seed"]), *(percent(record[name]) for name in COLUMNS))
         for record in found.records

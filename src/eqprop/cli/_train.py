@@ -23,7 +23,7 @@ from ._console import (
 )
 from ._machines import Machines, watcher
 from ._platform import Computing, start
-from ._progress import each_run, rounding_in_words
+from ._progress import each_run, print_lines, rounding_in_words
 from ._seeds import finish_seeds
 
 FEW_SETTLED = 0.5
@@ -106,6 +106,7 @@ def main(argv: list[str]) -> int:
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _resume(argv)
     name, options = train_options(argv)
+    lines: list[str] = []
     with options.machines.joined() as first:
         start(options)
         request = {
@@ -115,14 +116,14 @@ def main(argv: list[str]) -> int:
             "devices": options.machines.devices,
         }
         if options.seeds != 1:
-            with _naming(), prints_aside(), each_run() as watch:
+            with _naming(), prints_aside(), each_run(lines) as watch:
                 found = runs.train_seeds(
                     options.config, options.seeds, observer=watch, **request
                 )
-            return finish_seeds(found, options.json)
-        with _naming(), prints_aside(), watcher(first) as observer:
+            return finish_seeds(found, options.json, lines)
+        with _naming(), prints_aside(), watcher(first, lines) as observer:
             run = runs.train(options.config, observer=observer, **request)
-        return _finish(run, options.json) if first else 0
+        return _finish(run, options.json, lines) if first else 0
 
 
 def _resume(argv: list[str]) -> int:
@@ -137,6 +138,7 @@ def _resume(argv: list[str]) -> int:
                 file=sys.stderr,
             )
         raise
+    lines: list[str] = []
     with options.machines.joined() as first:
         start(options)
         shared = {
@@ -150,14 +152,14 @@ def _resume(argv: list[str]) -> int:
                     f"--epochs {options.epochs}: {options.resume} holds several seeds, "
                     "which all train as planned; give it to one of them"
                 )
-            with _naming(), prints_aside(), each_run() as watch:
+            with _naming(), prints_aside(), each_run(lines) as watch:
                 found = runs.resume_seeds(options.resume, observer=watch, **shared)
-            return finish_seeds(found, options.json)
-        with _naming(), prints_aside(), watcher(first) as observer:
+            return finish_seeds(found, options.json, lines)
+        with _naming(), prints_aside(), watcher(first, lines) as observer:
             run = runs.resume(
                 options.resume, epochs=options.epochs, observer=observer, **shared
             )
-        return _finish(run, options.json) if first else 0
+        return _finish(run, options.json, lines) if first else 0
 
 
 @contextlib.contextmanager
@@ -194,7 +196,7 @@ def value_of(argv: list[str], name: str) -> str | None:
     return None
 
 
-def _finish(run: runs.Run, json: bool) -> int:
+def _finish(run: runs.Run, json: bool, lines: list[str]) -> int:
     if not run.history:
         raise ValueError(
             f"{run.path} is trained to its end, but its metrics.jsonl is lost; "
@@ -206,6 +208,7 @@ def _finish(run: runs.Run, json: bool) -> int:
         more = {} if rounding is None else {"precision": rounding}
         print_json({"run": str(run.path), **last, **more})
         return 0
+    print_lines(lines)
     rows = [
         ("train", percent(last["train_error"]), f"{last['loss']:.4g}"),
         ("validation", percent(last["val_error"]), _number(last["val_loss"])),

@@ -4,8 +4,9 @@ Between the readers and the splits: raw arrays come in, float32 inputs and int32
 or float32 targets go out, or a ValueError says which value is wrong, what is allowed
 and what to do. One rule for every source: files, published sets, arrays from Python.
 
-uint8 inputs are pixels, divided by 255; any other number is taken as it is. Whole
-numbers of shape [N] are class labels; floats of shape [N, d] are always targets.
+uint8 inputs are pixels, divided by 255; any other number is taken as it is. Unless the
+user says which, whole numbers of shape [N] are class labels, and floats of shape [N, d]
+are targets.
 """
 
 from __future__ import annotations
@@ -56,15 +57,20 @@ def as_inputs(values: object, what: str = "x") -> np.ndarray:
             f"{what} has shape {raw.shape}: expected [N, features] or [N, h, w]; for "
             f"one feature an example pass {what}[:, None]"
         )
+    filled(raw, what)
+    x = finite(raw, what)
+    if raw.dtype == np.uint8:
+        x /= 255
+    return x
+
+
+def filled(raw: np.ndarray, what: str) -> None:
+    """Raise ValueError where an array holds nothing."""
     if raw.size == 0:
         raise ValueError(
             f"{what} has shape {raw.shape}: it is empty, expected at least one example "
             "and one feature"
         )
-    x = _float32(raw, what)
-    if raw.dtype == np.uint8:
-        x /= 255
-    return x
 
 
 def as_labels_or_targets(
@@ -76,7 +82,7 @@ def as_labels_or_targets(
         values: labels: integers, booleans or whole floats [N], or integers [N, 1];
             targets: floats [N, d], or floats [N] that are not all whole.
         what: the array's name in messages.
-        kind: "labels" or "targets" where another array has decided already.
+        kind: "labels" or "targets" where the user or another array has decided.
 
     Returns:
         a new array, int32 or float32.
@@ -90,24 +96,34 @@ def as_labels_or_targets(
             f"{what} has shape {raw.shape}: expected labels [N] or targets [N, d], at "
             "least one example"
         )
-    targets = _float32(raw, what).reshape(len(raw), -1)
+    targets = finite(raw, what).reshape(len(raw), -1)
     if kind == "targets":
         return targets
     floats = raw.dtype.kind == "f"
-    if not floats and raw.ndim == 2 and raw.shape[1] > 1:
+    column = raw.ndim == 1 or raw.shape[1] == 1
+    if not floats and not column:
         raise ValueError(
             f"{what} has dtype {raw.dtype} and shape {raw.shape}: expected integer "
             f"labels [N]; one-hot rows: pass {what}.argmax(1), targets: pass "
             f"{what}.astype(np.float32)"
         )
-    if not floats or (raw.ndim == 1 and np.all(raw == np.floor(raw))):
+    single = raw.ndim == 1 or (column and kind == "labels")
+    if not floats or (single and are_whole(raw)):
         return _labels(raw.reshape(-1), what)
     if kind == "labels":
+        reason = (
+            "class labels were asked for" if what == "y" else "y holds class labels"
+        )
         raise ValueError(
-            f"{what} has dtype {raw.dtype} and shape {raw.shape}, but y holds class "
-            "labels: expected whole numbers [N]"
+            f"{what} has dtype {raw.dtype} and shape {raw.shape}, but {reason}: "
+            "expected whole numbers [N]"
         )
     return targets
+
+
+def are_whole(raw: np.ndarray) -> bool:
+    """Whether every number of an array is a whole one."""
+    return bool(np.all(raw == np.floor(raw)))
 
 
 def as_like(values: object, y: np.ndarray, what: str = "y_test") -> np.ndarray:
@@ -153,7 +169,8 @@ def _labels(raw: np.ndarray, what: str) -> np.ndarray:
     return raw.astype(np.int32)
 
 
-def _float32(raw: np.ndarray, what: str) -> np.ndarray:
+def finite(raw: np.ndarray, what: str) -> np.ndarray:
+    """A copy as float32, or a ValueError where it would hold NaN or infinity."""
     with np.errstate(over="ignore"):  # what is too large for float32 is reported below
         values = raw.astype(np.float32)
     if raw.dtype.kind == "f":

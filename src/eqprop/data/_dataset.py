@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._format import InputFormat
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -43,6 +45,9 @@ class Dataset:
         classes: number of classes C, labels are 0..C-1; None where y are targets.
         image_shape: (h, w) or (h, w, c) of one x before flattening; None where x is
             no image.
+        inputs: how x was given; None where that is not known.
+        own_test: whether the test set came with the data.
+        doubts: what the user should know of the data, a sentence each.
     """
 
     name: str
@@ -51,6 +56,9 @@ class Dataset:
     test: Split | None
     classes: int | None
     image_shape: tuple[int, ...] | None
+    inputs: InputFormat | None = None
+    own_test: bool = False
+    doubts: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -61,6 +69,22 @@ class Dataset:
     def target_size(self) -> int:
         """Length of one target y: the number of classes, or d of float targets."""
         return self.train.y.shape[1] if self.classes is None else self.classes
+
+    def __str__(self) -> str:
+        """One line: classes or target values, numbers of examples, scale of x."""
+        d = self.target_size
+        kind = f"{d} classes"
+        if self.classes is None:
+            kind = f"regression of {d} target value{'s' * (d > 1)}"
+        test = 0 if self.test is None else len(self.test)
+        held = {"train": len(self.train), "validation": len(self.validation or ())}
+        own = f" and {_grouped(test)} test examples" if self.own_test else ""
+        if not self.own_test:
+            held["test"] = test
+        counts = ", ".join(f"{_grouped(n)} {name}" for name, n in held.items() if n)
+        total = _grouped(sum(held.values()))
+        x = "" if self.inputs is None else f"; x: {self.inputs}"
+        return f"{self.name}: {kind}, {total} examples ({counts}){own}{x}"
 
     def targets(self, y: np.ndarray) -> np.ndarray:
         """Targets for a cost: one-hot rows of labels, float targets as they are.
@@ -85,3 +109,8 @@ class Dataset:
         one_hot = np.zeros((len(y), self.classes), np.float32)
         one_hot[np.arange(len(y)), y] = 1
         return one_hot
+
+
+def _grouped(number: int) -> str:
+    """60 000 for 60000."""
+    return f"{number:,}".replace(",", " ")

@@ -20,7 +20,7 @@ from tokenize import TokenError
 
 import numpy as np
 
-_NPZ_NAMES = ("x", "y", "x_test", "y_test")
+NPZ_NAMES = ("x", "y", "x_test", "y_test")
 
 
 def md5_of(content: bytes) -> str:
@@ -87,7 +87,7 @@ def _parse_idx(content: bytes, ndim: int, path: Path) -> np.ndarray:
 
 def read_npz(
     path: str | os.PathLike[str], required: tuple[str, ...]
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Read those of the arrays x, y, x_test, y_test that an .npz file holds.
 
     Args:
@@ -95,7 +95,7 @@ def read_npz(
         required: the arrays that must be there.
 
     Returns:
-        the arrays by name, as they lie in the file.
+        the arrays by name, as they lie in the file, and the names of all others.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -119,7 +119,7 @@ def read_npz(
     try:
         with np.load(file, allow_pickle=False) as archive:
             held = sorted(archive.files)
-            arrays = {n: _array(archive, n, file) for n in _NPZ_NAMES if n in held}
+            arrays = {n: _array(archive, n, file) for n in NPZ_NAMES if n in held}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"{file}: damaged .npz file ({error})") from error
     for name in required:
@@ -128,7 +128,7 @@ def read_npz(
                 f"{file}: no array {name!r}; it holds {', '.join(held) or 'nothing'}. "
                 "Name the arrays when saving: np.savez(path, x=x, y=y)"
             )
-    return arrays
+    return arrays, tuple(name for name in held if name not in NPZ_NAMES)
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import difflib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,14 @@ from numpy.typing import ArrayLike
 from . import _checks, _splits
 from ._dataset import Dataset, Split
 from ._download import PUBLISHED, TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, published_files
-from ._readers import read_idx, read_npz
+from ._format import InputFormat
+from ._readers import NPZ_NAMES, read_idx, read_npz
 
 NAMES = ("digits", *PUBLISHED)
+KINDS = {"auto": None, "classification": "labels", "regression": "targets"}
+"""what y holds, by task"""
+SHOWN = 8
+"""absent classes that are named"""
 
 
 def load(
@@ -32,6 +38,7 @@ def load(
     test: float = _splits.TEST_FRACTION,
     split_seed: int = 0,
     flatten: bool = True,
+    task: str = "auto",
 ) -> Dataset:
     """Load a named data set or an .npz file.
 
@@ -48,6 +55,8 @@ def load(
             not used where the data bring a test set of their own. 0: no test set.
         split_seed: seed of the order, whole number >= 0.
         flatten: x as [N, features] rather than in its own shape.
+        task: "classification": y holds labels; "regression": y holds target values;
+            "auto": whole numbers [N] and integers are labels, others target values.
 
     Returns:
         the data set, x float32 and finite.
@@ -61,15 +70,17 @@ def load(
     """
     name = os.fspath(name)
     splitting = _splits.Splitting(validation, test, split_seed)
+    _check_task(task)
     if name == "digits":
         raw = _digits()
     elif name in PUBLISHED:
         raw = _published(name)
     else:
         _check_npz_name(name)
-        npz = read_npz(name, required=("x", "y"))
-        raw = _Raw(npz["x"], npz["y"], npz.get("x_test"), npz.get("y_test"))
-    return _build(name, raw, splitting, flatten)
+        npz, others = read_npz(name, required=("x", "y"))
+        tests = npz.get("x_test"), npz.get("y_test")
+        raw = _Raw(npz["x"], npz["y"], *tests, others=others)
+    return _build(name, raw, splitting, flatten, task)
 
 
 def load_arrays(
@@ -83,6 +94,7 @@ def load_arrays(
     test: float = _splits.TEST_FRACTION,
     split_seed: int = 0,
     flatten: bool = True,
+    task: str = "auto",
 ) -> Dataset:
     """A data set from arrays given in Python: the checks and splits of an .npz file.
 
@@ -90,10 +102,10 @@ def load_arrays(
         x: numbers [N, ...]; uint8 is divided by 255, others are taken as they are.
             [N, h, w] and [N, h, w, c] are images.
         y: labels, whole numbers [N] from 0 on; or targets, floats [N, d] (or [N],
-            where not all are whole).
+            where not all are whole); `task` decides otherwise.
         name: name of the data set.
         x_test, y_test: a test set; None: a fraction `test` is held out.
-        validation, test, split_seed, flatten: as for `load`.
+        validation, test, split_seed, flatten, task: as for `load`.
 
     Returns:
         the data set; the arrays given are copied.
@@ -102,13 +114,14 @@ def load_arrays(
         ValueError: an option out of range, or data that cannot be used.
     """
     splitting = _splits.Splitting(validation, test, split_seed)
-    return _build(name, _Raw(x, y, x_test, y_test), splitting, flatten)
+    _check_task(task)
+    return _build(name, _Raw(x, y, x_test, y_test), splitting, flatten, task)
 
 
 def read_inputs(
     path: str | os.PathLike[str], flatten: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read examples to predict from an .npz file, in the order of the file.
+    """Read examples from an .npz file, in the order of the file, as `load` would.
 
     Args:
         path: a path that ends in .npz, with the array x and optionally y.
@@ -120,14 +133,32 @@ def read_inputs(
     Raises:
         ValueError, FileNotFoundError: as for `load`.
     """
-    _check_npz_name(os.fspath(path))
-    arrays = read_npz(path, required=("x",))
-    x = _checks.as_inputs(arrays["x"])
-    if "y" not in arrays:
-        return _shaped(x, flatten), None
-    y = _checks.as_labels_or_targets(arrays["y"])
-    _checks.same_length(x, y, "x", "y")
+    x, y = read_examples(path)
+    x = _checks.as_inputs(x)
+    if y is not None:
+        y = _checks.as_labels_or_targets(y)
     return _shaped(x, flatten), y
+
+
+def read_examples(
+    path: str | os.PathLike[str],
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read x, and y or None, from an .npz file: as they lie there, for a run to judge.
+
+    Raises:
+        ValueError, FileNotFoundError: no such file, no array x, no numbers, or not one
+            y for each x.
+    """
+    _check_npz_name(os.fspath(path))
+    arrays, _ = read_npz(path, required=("x",))
+    x = _checks.numbers(arrays["x"], "x")
+    _checks.filled(x, "x")
+    if "y" not in arrays:
+        return x, None
+    y = _checks.numbers(arrays["y"], "y")
+    if x.ndim and y.ndim:
+        _checks.same_length(x, y, "x", "y")
+    return x, y
 
 
 @dataclass(frozen=True)
@@ -140,6 +171,8 @@ class _Raw:
     y_test: ArrayLike | None = None
     shuffle: bool = True
     stratify: bool = False
+    others: tuple[str, ...] = ()
+    """names of arrays that are there and not read"""
 
 
 def _digits() -> _Raw:
@@ -173,13 +206,20 @@ def _check_npz_name(name: str) -> None:
     )
 
 
+def _check_task(task: str) -> None:
+    if task not in KINDS:
+        raise ValueError(f"task is {task!r}; choose {', '.join(KINDS)}")
+
+
 def _build(
-    name: str, raw: _Raw, splitting: _splits.Splitting, flatten: bool
+    name: str, raw: _Raw, splitting: _splits.Splitting, flatten: bool, task: str
 ) -> Dataset:
-    x, y = _checks.as_inputs(raw.x), _checks.as_labels_or_targets(raw.y)
+    x = _checks.as_inputs(raw.x)
+    y = _checks.as_labels_or_targets(raw.y, kind=KINDS[task])
     _checks.same_length(x, y, "x", "y")
+    inputs = InputFormat.of(np.asarray(raw.x), flatten)
     image_shape = x.shape[1:] if x.ndim in (3, 4) else None
-    test = _own_test_set(raw, x, y, flatten)
+    test = own = _own_test_set(raw, x, y, inputs)
     x = _shaped(x, flatten)
     order = np.arange(len(x))
     if raw.shuffle:
@@ -196,11 +236,41 @@ def _build(
         test=test,
         classes=int(y.max()) + 1 if y.dtype == np.int32 else None,
         image_shape=image_shape,
+        inputs=inputs,
+        own_test=own is not None,
+        doubts=tuple(_doubts(name, raw, y, task)),
     )
 
 
+def _doubts(name: str, raw: _Raw, y: np.ndarray, task: str) -> Iterator[str]:
+    """What a user may not expect of the data, a sentence each."""
+    if raw.others:
+        yield (
+            f"{name}: {', '.join(raw.others)} in the file are not read, only "
+            f"{', '.join(NPZ_NAMES)} are"
+        )
+    if y.dtype != np.int32:
+        return
+    classes = int(y.max()) + 1
+    if task == "auto" and np.asarray(raw.y).dtype.kind == "f":
+        yield (
+            f"{name}: y holds whole floats, which are taken as labels of {classes} "
+            "classes; choose with task='classification' or 'regression' (--task "
+            "regression)"
+        )
+    absent = np.setdiff1d(np.arange(classes), y)
+    if len(absent) and classes > 1:
+        shown = ", ".join(map(str, absent[:SHOWN])) + ", …" * (len(absent) > SHOWN)
+        yield (
+            f"{name}: no example is of class {shown}: labels count from 0, so that "
+            f"the network has {classes} outputs for {classes - len(absent)} classes; "
+            "number the labels anew with y = np.unique(y, return_inverse=True)[1], or "
+            "give task='regression' (--task regression) if y holds target values"
+        )
+
+
 def _own_test_set(
-    raw: _Raw, x: np.ndarray, y: np.ndarray, flatten: bool
+    raw: _Raw, x: np.ndarray, y: np.ndarray, inputs: InputFormat
 ) -> Split | None:
     """The test set that came with the data, checked against x and y; None: none did."""
     if raw.x_test is None and raw.y_test is None:
@@ -220,9 +290,10 @@ def _own_test_set(
             f"x has dtype {dtypes[0]}, x_test {dtypes[1]}: uint8 is divided by 255, "
             "the other is not, so both or neither must be uint8"
         )
+    inputs.check_values(np.asarray(raw.x_test), "x_test")
     y_test = _checks.as_like(raw.y_test, y)
     _checks.same_length(x_test, y_test, "x_test", "y_test")
-    return Split(_shaped(x_test, flatten), y_test)
+    return Split(_shaped(x_test, inputs.flatten), y_test)
 
 
 def _shaped(x: np.ndarray, flatten: bool) -> np.ndarray:

@@ -16,6 +16,7 @@ from ._environment import (
     read_environment as read_environment,
 )
 from ._export import export as export
+from ._inputs import read_targets as read_targets
 from ._precision import read_precision as read_precision
 from ._problem import load_user_model as load_user_model, Problem as Problem
 from ._record import record_of as record_of

@@ -65,7 +65,7 @@ def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
     if config.data in SHAPES:
         shape, outputs = SHAPES[config.data], CLASSES
     else:
-        dataset = data.load(config.data, flatten=False)
+        dataset = data.load(config.data, flatten=False, task=config.task)
         shape, outputs = dataset.input_shape, dataset.target_size
     if config.flatten:
         shape = (int(np.prod(shape)),)

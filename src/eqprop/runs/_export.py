@@ -103,7 +103,11 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(description, indent=1, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        save_file(arrays, folder / ARRAYS, metadata={"description": DESCRIPTION})
+        metadata = {
+            "description": DESCRIPTION,
+            "input": description["input"]["preparation"],
+        }
+        save_file(arrays, folder / ARRAYS, metadata=metadata)
     except OSError as failure:
         failure.filename = f"cannot write into {folder}"
         raise
@@ -127,6 +131,7 @@ def described(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         parameter_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)
     }
     dataset = run.problem.dataset
+    inputs = run.problem.inputs
     known = environment()["packages"]
     return {
         "format": FORMAT,
@@ -148,6 +153,7 @@ def described(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             "data": run.config.data,
             "shape": None if dataset is None else list(dataset.input_shape),
             "image_shape": run.problem.image_shape,
+            "given": None if inputs is None else inputs.to_json(),
             "preparation": _preparation(run),
         },
         "classes": None if dataset is None else dataset.classes,
@@ -204,7 +210,14 @@ def _outputs(cost: Any) -> str:
 
 
 def _preparation(run: Run) -> str:
-    if run.problem.dataset is None:
+    """What a program does to its x before it hands them to the network."""
+    dataset = run.problem.dataset
+    if dataset is None:
         return "as the model's own program returns them"
+    if dataset.inputs is None:
+        return "not recorded by the eqprop that trained the run"
     flat = "flattened in row order" if run.config.flatten else "not flattened"
-    return f"float32, pixels of 8 bits (digits: 0 to 16) scaled to [0, 1], {flat}"
+    source = ""
+    if dataset.name == "digits":
+        source = " (scikit-learn's pixels, 0 to 16, divided by 16)"
+    return f"x of {dataset.inputs}{source}; float32, {flat}"

@@ -3,18 +3,24 @@
 Both are checked before a run is used again.  A run may come from a stranger, so its
 copy of a model is data: a file is executed only when the user names it, and only if it
 is the file that the run was trained with.
+
+`read_inputs` and `read_targets` bring the x and y that a run is given later to the form
+and scale of those it was trained on, or refuse them.
 """
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
-from ..training import Config, UserModel
+from ..data import _checks, InputFormat
+from ..training import Config, RunWarning, UserModel
 from ._checkpoints import fingerprint
-from ._problem import Problem, split_path
+from ._problem import check_probabilities, Problem, split_path
 
 
 def fingerprints(problem: Problem) -> dict[str, Any]:
@@ -52,6 +58,118 @@ def _in_words(record: dict[str, Any] | None) -> str:
         return "absent"
     shape = "×".join(str(n) for n in record["shape"])
     return f"{record['dtype']} of shape {shape}"
+
+
+def read_inputs(problem: Problem, x: Any) -> PyTree:
+    """The x of a run's network, in the form and scale of its training.
+
+    **Raises:** `ValueError` for other shapes, and for numbers that cannot have the
+    scale of the training (see `data.InputFormat`).
+    """
+    dataset = problem.dataset
+    if dataset is not None:
+        if dataset.inputs is not None:
+            return _read(dataset.inputs, x, "x")
+        # An old run whose data are gone: of its x only the shape is known.
+        x = _checks.as_inputs(x)
+        if dataset.image_shape is not None and len(dataset.input_shape) == 1:
+            x = x.reshape(len(x), -1) if x.shape[1:] == dataset.image_shape else x
+    trained = problem.train[0]
+    if jax.tree.structure(trained) != jax.tree.structure(x) or dataset is not None:
+        _check_shapes("x", trained, x)
+        return x
+    return jax.tree_util.tree_map_with_path(
+        lambda path, known, given: _read_like(known, given, _named("x", path)),
+        *(trained, x),
+    )
+
+
+def read_targets(config: Config, problem: Problem, y: Any) -> PyTree:
+    """The y that a run's cost compares with: one-hot rows of labels, or targets.
+
+    **Raises:** `ValueError` for labels that the run does not know, and for targets of
+    another kind or shape than those it was trained on.
+    """
+    dataset = problem.dataset
+    if dataset is None:
+        return _program_targets(problem, y)
+    raw = _checks.numbers(y, "y")
+    size = dataset.target_size
+    if raw.ndim == 2 and raw.shape[1] not in (1, size):
+        raise ValueError(
+            f"one example of y has shape {raw.shape[1:]}; this run was trained on "
+            f"targets of shape ({size},)"
+        )
+    if dataset.classes is not None and (raw.ndim != 2 or raw.shape[1] != size):
+        return dataset.targets(_checks.as_labels_or_targets(raw, "y", "labels"))
+    targets = _checks.as_labels_or_targets(raw, "y", "targets")
+    if targets.shape[1] != size:
+        raise ValueError(
+            f"y has one value an example; this run was trained on targets of {size}"
+        )
+    if not isinstance(config.model, UserModel):
+        check_probabilities(targets, config.model.cost, "y")
+    return targets
+
+
+def _program_targets(problem: Problem, y: Any) -> PyTree:
+    """Targets like those that a user's program returned, in their dtype."""
+    _check_shapes("y", problem.train[1], y)
+    splits = (problem.train, problem.validation, problem.test)
+    known = [pair[1] for pair in splits if pair is not None]
+
+    def one(path, given, *seen):
+        what, dtype = _named("y", path), np.asarray(seen[0]).dtype
+        given = np.asarray(given)
+        if dtype.kind not in "biu":
+            return given
+        if given.dtype.kind not in "biu" and not _checks.are_whole(given):
+            raise ValueError(
+                f"{what} has dtype {given.dtype}; this run was trained on {dtype}"
+            )
+        low, high = min(map(np.min, seen)), max(map(np.max, seen))
+        if given.ndim == 1 and (given.min() < low or given.max() > high):
+            warnings.warn(
+                f"{what} runs from {given.min():g} to {given.max():g}; this run was "
+                f"trained on {low} to {high}, and may know no other labels",
+                RunWarning,
+                stacklevel=4,
+            )
+        return given.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(one, y, *known)
+
+
+def _read(format: InputFormat, x: Any, what: str) -> np.ndarray:
+    raw = _checks.numbers(x, what)
+    found = format.read(raw, what)
+    if doubt := format.doubt(raw, what):
+        warnings.warn(doubt, RunWarning, stacklevel=4)
+    return found
+
+
+def _read_like(known: Any, given: Any, what: str) -> Any:
+    """Inputs like those that a user's program returned, in their dtype."""
+    format = InputFormat.of_program(known)
+    if format is not None:
+        return _read(format, given, what)
+    _check_shapes(what, known, given)
+    return given
+
+
+def _check_shapes(what: str, trained: PyTree, given: PyTree) -> None:
+    known, found = (
+        jax.tree.map(lambda leaf: np.shape(leaf)[1:], tree) for tree in (trained, given)
+    )
+    if known != found:
+        raise ValueError(
+            f"one example of {what} has shape {found}; this run was trained on "
+            f"examples of shape {known}"
+        )
+
+
+def _named(what: str, path: Any) -> str:
+    return what + jax.tree_util.keystr(path)
 
 
 def hash_file(file: Path) -> str:

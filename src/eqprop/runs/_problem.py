@@ -19,7 +19,7 @@ from .. import data
 from ..data import _splits
 from ..relaxations import initial_state
 from ..systems import AbstractSystem, _check, has_total_energy
-from ..training import Config, Examples, UserModel
+from ..training import check_program_inputs, Config, Examples, UserModel
 
 
 STARTS = 100
@@ -55,6 +55,8 @@ class Problem:
 
     def check_start(self, where: str) -> None:
         """A model whose states cannot even start is a mistake of the model."""
+        if self.dataset is None:
+            check_program_inputs(f"{where}: x", self.train[0])
         x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:STARTS]), self.train[0])
         state = initial_state(self.system, x, None)
         velocity = _velocities(self.system, x, state)
@@ -87,10 +89,19 @@ class Problem:
         key, _ = config.keys()
         system, cost = config.model.build(shape, size, key)
         name = str(facts.get("name"))
-        dataset = data.Dataset(name, split, None, None, classes, image)
+        inputs = data.InputFormat.from_json(facts.get("inputs"))
+        dataset = data.Dataset(name, split, None, None, classes, image, inputs)
         return cls(
             system, cost, (split.x, split.y), None, None, image, dataset, gone=gone
         )
+
+    @property
+    def inputs(self) -> data.InputFormat | None:
+        """How x was given; None where x is no single array, or it is not known."""
+        if self.dataset is not None:
+            return self.dataset.inputs
+        x = self.train[0]
+        return data.InputFormat.of_program(x) if hasattr(x, "dtype") else None
 
     def facts(self) -> dict[str, Any]:
         """Sizes and shapes of the data, as JSON values."""
@@ -106,6 +117,7 @@ class Problem:
                 for name, pair in splits.items()
             },
             "image_shape": self.image_shape,
+            "inputs": None if self.inputs is None else self.inputs.to_json(),
         }
         if self.dataset is not None:
             found |= {
@@ -120,6 +132,11 @@ class Problem:
         system, cost, x, y = load_user_model(path)
         if config.data is not None:
             return cls._of(_load(config), system, cost)
+        if config.task != "auto":
+            raise ValueError(
+                f"task is {config.task!r}, and {path} brings its own x and y; leave "
+                "task out, or name a file in data"
+            )
         train, validation, test = _split(x, y, config)
         return cls(system, cost, train, validation, test, None)
 
@@ -259,6 +276,7 @@ def _load(config: Config) -> data.Dataset:
         validation=config.validation,
         test=config.test,
         flatten=config.flatten,
+        task=config.task,
     )
 
 
@@ -267,17 +285,26 @@ def _check_targets(dataset: data.Dataset, cost: str) -> None:
     if dataset.classes == 1:
         raise ValueError(
             f"{dataset.name}: every label is 0, so there is nothing to tell apart; "
-            "give two classes or more, or targets: floats of shape [N, d]"
+            "give two classes or more, or targets: floats of shape [N, d], or "
+            "task='regression'"
         )
-    if cost != "squared-error" and dataset.classes is None:
-        y = dataset.train.y
-        wrong = (y < 0).any(1) | (abs(y.sum(1) - 1) > 1e-3)
-        if wrong.any():
-            raise ValueError(
-                f"{dataset.name}: y[{int(np.argmax(wrong))}] of the training examples "
-                "is no probability (numbers ≥ 0 whose sum is 1), as model.cost "
-                f"{cost} needs; use --model.cost squared-error"
-            )
+    if dataset.classes is None:
+        splits = {"training": dataset.train, "validation": dataset.validation}
+        for split, pair in (splits | {"test": dataset.test}).items():
+            if pair is not None:
+                check_probabilities(pair.y, cost, f"{dataset.name}: the {split} y")
+
+
+def check_probabilities(y: np.ndarray, cost: str, what: str) -> None:
+    """Refuse rows of y that are no probabilities, for the costs that need them."""
+    if cost == "squared-error":
+        return
+    wrong = (y < 0).any(1) | (abs(y.sum(1) - 1) > 1e-3)
+    if wrong.any():
+        raise ValueError(
+            f"{what}[{int(np.argmax(wrong))}] is no probability (numbers ≥ 0 whose sum "
+            f"is 1), as model.cost {cost} needs; use --model.cost squared-error"
+        )
 
 
 def _check_examples(x: PyTree, y: PyTree, where: str) -> None:

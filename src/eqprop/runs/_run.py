@@ -12,7 +12,6 @@ from jaxtyping import Array, PyTree
 
 from .._precision import rounded
 from ..costs import outputs_of
-from ..data import _checks
 from ..relaxations import AbstractRelaxation, relax
 from ..systems import _check, AbstractSystem
 from .. import training
@@ -21,6 +20,7 @@ from ..training._step_size import with_dt
 from ._checkpoints import Checkpoint
 from ._directory import RunDirectory
 from ._environment import read_environment
+from ._inputs import read_inputs, read_targets
 from ._problem import Problem
 from ._saved import restore
 
@@ -111,7 +111,8 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
     """Error, loss, steps to settle and share of settled examples.
 
     Without `x` and `y` on the run's test set, or its training set where it has none.
-    `y` are labels or targets, like those the run was trained on.
+    `x` is brought to the scale of the training, as in `predict`; `y` are labels or
+    targets, like those the run was trained on.
 
     **Returns:** `split`, `examples`, `error` (a fraction; `None` for targets that are
     no classes), `loss`, `steps`, `settled`, `residual`; for a run with persistent
@@ -127,10 +128,10 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         split = "train" if run.problem.test is None else "test"
         x, y = run.problem.train if run.problem.test is None else run.problem.test
     else:
-        y = _targets(run, y)
+        y = read_targets(run.config, run.problem, y)
         _check.batch_size(x=x, y=y)
         _check.check_finite(x=x, y=y)
-    _check_inputs(run, x)
+        x = read_inputs(run.problem, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
     particles = None if run.state is None else run.state.particles.get(split)
     problem = (run.system, run.cost, _free(run), x, y)
@@ -146,11 +147,17 @@ def predict(run: Run, x: Any) -> np.ndarray:
     """The outputs ŷ of a batch of inputs, shape `[examples, outputs]`.
 
     The network's readouts, or what a cost's own layer makes of them.
+
+    **Arguments:**
+
+    - `x`: examples in the shape and scale of those the run was trained on: uint8 is
+      divided by 255 where it was in training, and flattened where that was.
+
+    **Raises:** `ValueError` for an x of another shape or scale.
     """
     _check.batch_size(x=x)
     _check.check_finite(x=x)
-    _check_inputs(run, x)
-    return settle_each(run, x)["outputs"]
+    return settle_each(run, read_inputs(run.problem, x))["outputs"]
 
 
 def settle_each(run: Run, x: Any) -> dict[str, np.ndarray]:
@@ -197,21 +204,3 @@ def _settled(
         }
 
     return rounded(settled, precision)(x)
-
-
-def _targets(run: Run, y: Any) -> Any:
-    """Labels as the one-hot targets that the run's cost compares with."""
-    dataset = run.problem.dataset
-    if dataset is None or dataset.classes is None or np.ndim(y) != 1:
-        return y
-    return dataset.targets(_checks.as_labels_or_targets(y, "y", "labels"))
-
-
-def _check_inputs(run: Run, x: Any) -> None:
-    trained = jax.tree.map(lambda leaf: np.shape(leaf)[1:], run.problem.train[0])
-    given = jax.tree.map(lambda leaf: np.shape(leaf)[1:], x)
-    if trained != given:
-        raise ValueError(
-            f"one example of x has shape {given}; this run was trained on examples of "
-            f"shape {trained}"
-        )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..training import (
     Observer,
     make_trainer,
     run_epochs,
+    RunWarning,
     Trainer,
     TrainingDiverged,
     TrainState,
@@ -86,6 +88,9 @@ def train(
         ) from None
     with together():
         problem = Problem.build(config)
+        if problem.dataset is not None and is_first():
+            for doubt in problem.dataset.doubts:
+                warnings.warn(doubt, RunWarning, stacklevel=2)
         with Interrupt():
             trainer, state = _start(config, problem, devices)
             if isinstance(config.model, UserModel):
@@ -251,6 +256,8 @@ def _run(
 ) -> Run:
     with Interrupt() as interrupt:
         inner = observer or Observer()
+        if problem.dataset is not None:
+            inner.on_data(str(problem.dataset))
         recorder = Recorder(config, problem, directory, history, interrupt, inner)
         try:
             state = run_epochs(

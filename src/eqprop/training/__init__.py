@@ -18,6 +18,7 @@ from ._diagnosis import (
     TrainingDiverged as TrainingDiverged,
 )
 from ._fit import (
+    check_program_inputs as check_program_inputs,
     Fit as Fit,
     fit as fit,
     make_trainer as make_trainer,
@@ -31,6 +32,7 @@ from ._loop import (
     TrainState as TrainState,
     weight_names as weight_names,
 )
+from ._measures import errors_of as errors_of
 from ._models import (
     ACTIVATIONS as ACTIVATIONS,
     DiscreteHopfield as DiscreteHopfield,

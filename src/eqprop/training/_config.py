@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, Literal
 
 import equinox as eqx
 import jax
@@ -23,6 +23,9 @@ from ._augmentation import check_augmentation
 from ._models import Hopfield, Model
 from ._faults import check_faults, OnUnsettled, StepSize
 from ._optimizer import check_counts, Optimizer
+
+
+Task = Literal["auto", "classification", "regression"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Config:
     """fraction held out as the test set where the data bring none"""
     flatten: bool = True
     """give the network vectors, not images"""
+    task: Task = "auto"
+    """what y of a file holds: classification: labels, regression: target values, auto:
+    labels where y is whole numbers [N] or integers, else target values"""
     epochs: int = 10
     """passes over the training examples"""
     batch_size: int = 20
@@ -89,6 +95,10 @@ class Config:
                 f"estimator cannot be read back from config.json: {error}; train it "
                 "with ep.fit, which keeps no run"
             ) from error
+        if self.task not in get_args(Task):
+            raise ValueError(
+                f"task is {self.task!r}; choose {', '.join(get_args(Task))}"
+            )
         check_precision(self.precision)
         check_augmentation(self.shift, self.flip)
         check_faults(self.on_unsettled, self.dt, self.estimator)

@@ -8,10 +8,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
 from .._precision import check_precision, Precision
+from ..data import InputFormat
 from ..estimators import AbstractEstimator, settled_only
 from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
@@ -32,6 +34,9 @@ class Observer:
 
     An exception from `on_chunk` or `on_epoch` ends the run.
     """
+
+    def on_data(self, description: str) -> None:
+        """Before `on_start`: what a run is trained on, in a line."""
 
     def on_start(self, trainer: Trainer, state: TrainState, epochs: int) -> None:
         """Before the first step."""
@@ -81,7 +86,8 @@ def fit(
 
     **Arguments:**
 
-    - `x`, `y`: training inputs and targets with a leading axis of examples.
+    - `x`, `y`: training inputs and targets with a leading axis of examples, taken as
+      they are; uint8 inputs are refused, as nobody has scaled them.
     - `optimizer`: an optax transformation or an `ep.Optimizer`; Adam at 1e-3 where
       `None`.
     - `persistent`: start each free phase from the example's last free equilibrium
@@ -123,6 +129,9 @@ def fit(
         augment=augment,
     )
     _check.check_finite(x=x, y=y, validation=validation, test=test)
+    held_out = {"validation": validation, "test": test}
+    others = {f"{name} x": pair[0] for name, pair in held_out.items() if pair}
+    check_program_inputs("x", x, others)
     history: list[dict[str, Any]] = []
     start = trainer.init(system, cost)
     with _processes.together():
@@ -206,6 +215,30 @@ def _check_splits(splits: dict[str, Examples]) -> None:
                 f"one example (x, y) of {name} has the shapes {found}; those of "
                 f"training have {expected}"
             )
+
+
+def check_program_inputs(
+    what: str, x: PyTree[Array], others: dict[str, PyTree[Array]] | None = None
+) -> None:
+    """Refuse uint8, which nobody has scaled, and others of another scale than x.
+
+    Arrays given in Python reach the network as they are.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        place = what + jax.tree_util.keystr(path)
+        format = InputFormat.of_program(leaf)
+        if format is None:
+            continue
+        if format.dtype == "uint8":
+            raise ValueError(
+                f"{place} has dtype uint8 and values up to {format.high:g}: numbers "
+                "given in Python reach the network as they are. Scale pixels as "
+                "eqprop train scales those of a file, x.astype(np.float32) / 255, and "
+                "give other whole numbers as x.astype(np.int32)"
+            )
+        for name, other in (others or {}).items():
+            given = dict(jax.tree_util.tree_leaves_with_path(other))[path]
+            format.check_values(np.asarray(given), name)
 
 
 def _check_optimizer(optimizer: optax.GradientTransformation, model: PyTree) -> None:

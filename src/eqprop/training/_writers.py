@@ -169,6 +169,9 @@ class Writers(Observer):
             self._try(name, writer.close)
         self._open = {}
 
+    def on_data(self, description):
+        self._inner.on_data(description)
+
     def on_start(self, trainer, state, epochs):
         first = int(state.epoch) + 1
         for name in self._names:

@@ -1,0 +1,206 @@
+"""How x was given to a run, and how every later x is brought to the same form.
+
+Made of the raw array that a run is trained on, recorded in the run, and applied by
+`evaluate`, `predict` and the command line, so that one picture is one input whichever
+way it comes.  uint8 are pixels and divided by 255; all other numbers are taken as they
+are.  What cannot have the scale of the training is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _checks
+
+MANY = 16
+"""values an example from which an array is judged as pictures are"""
+FAR, NEAR = 0.01, 0.05
+"""shares of values that may lie far and just outside of the training's range"""
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How the x of a training was given.
+
+    Attributes:
+        dtype: of the array as it was given, e.g. "uint8".
+        shape: of one example as it was given.
+        low, high: the smallest and the largest value given.
+        divisor: the network gets value / divisor: 255 for uint8, else 1.
+        flatten: whether the network gets [N, features].
+        result: the dtype that the network gets.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    divisor: int = 1
+    flatten: bool = False
+    result: str = "float32"
+
+    @classmethod
+    def of(cls, raw: np.ndarray, flatten: bool) -> InputFormat:
+        """The format of an array [N, ...] that the data package prepares."""
+        divisor = 255 if raw.dtype == np.uint8 else 1
+        low, high = float(raw.min()), float(raw.max())
+        shape = raw.shape[1:]
+        return cls(str(raw.dtype), shape, low, high, divisor, flatten)
+
+    @classmethod
+    def of_program(cls, x: Any) -> InputFormat | None:
+        """The format of an array [N, ...] that a network gets as it is.
+
+        None for numbers without an order, e.g. complex ones.
+        """
+        raw = np.asarray(x)
+        if raw.dtype.kind not in "biuf":
+            return None
+        low, high = float(raw.min()), float(raw.max())
+        dtype = str(raw.dtype)
+        return cls(dtype, raw.shape[1:], low, high, result=dtype)
+
+    @classmethod
+    def from_json(cls, record: Any) -> InputFormat | None:
+        """What `to_json` wrote; None where there is no such record."""
+        try:
+            low, high = record["range"]
+            found = cls(
+                str(np.dtype(record["dtype"])),
+                tuple(int(n) for n in record["shape"]),
+                float(low),
+                float(high),
+                int(record["divisor"]),
+                bool(record["flatten"]),
+                str(np.dtype(record["result"])),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+        return found if found.divisor > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The format as JSON values."""
+        return {
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "range": [self.low, self.high],
+            "divisor": self.divisor,
+            "flatten": self.flatten,
+            "result": self.result,
+        }
+
+    def __str__(self) -> str:
+        size = "×".join(str(n) for n in self.shape) or "one"
+        scale = "taken as they are"
+        if self.divisor != 1:
+            scale = f"divided by {self.divisor}"
+        return f"{size} {self.dtype} from {self.low:g} to {self.high:g}, {scale}"
+
+    def read(self, values: object, what: str = "x") -> np.ndarray:
+        """Examples as the network gets them.
+
+        Args:
+            values: numbers [N, ...], like those of the training; floats in [0, 1]
+                stand for pixels that were divided already.
+            what: the array's name in messages.
+
+        Returns:
+            an array of dtype `result`, [N, features] where `flatten`.
+
+        Raises:
+            ValueError: another shape, another scale, no example, NaN or infinity.
+        """
+        raw = _checks.numbers(values, what)
+        self.check_shape(raw, what)
+        _checks.filled(raw, what)
+        _checks.finite(raw, what)
+        self.check_values(raw, what)
+        result = np.dtype(self.result)
+        if result.kind in "iub" and not np.array_equal(raw, raw.astype(result)):
+            raise ValueError(
+                f"{what} has dtype {raw.dtype} and values that {result} cannot hold; "
+                f"the training was on {self}"
+            )
+        x = raw.astype(result)
+        if raw.dtype == np.uint8:
+            x = x / result.type(self.divisor) if self.divisor != 1 else x
+        return x.reshape(len(x), -1) if self.flatten else x
+
+    def check_shape(self, raw: np.ndarray, what: str) -> None:
+        """A ValueError for examples of another shape, with the way to bring them."""
+        shape = raw.shape[1:]
+        flat = self.flatten and shape == (math.prod(self.shape),)
+        if shape == self.shape or flat:
+            return
+        moved = (*shape[1:], *shape[:1])
+        hint = ""
+        if moved == self.shape:
+            hint = f"; move the channels to the end: np.moveaxis({what}, 1, -1)"
+        elif math.prod(shape) == math.prod(self.shape):
+            sizes = ", ".join(str(n) for n in self.shape)
+            hint = f"; if its values are in the same order: {what}.reshape(-1, {sizes})"
+        raise ValueError(
+            f"one example of {what} has shape {shape}; the training was on examples of "
+            f"shape {self.shape}{hint}"
+        )
+
+    def check_values(self, raw: np.ndarray, what: str) -> None:
+        """A ValueError for numbers that cannot have the scale of the training."""
+        low, high = float(raw.min()), float(raw.max())
+        found = f"{what} holds {raw.dtype} from {low:g} to {high:g}"
+        trained = f"the training was on {self.dtype} from {self.low:g} to {self.high:g}"
+        if self.divisor != 1:
+            floats = raw.dtype.kind == "f" and -ROUNDING <= low <= high <= 1 + ROUNDING
+            if raw.dtype.name != self.dtype and not floats:
+                raise ValueError(
+                    f"{found}; {trained}, divided by {self.divisor}: give "
+                    f"{self.dtype} from 0 to {self.divisor}, or floats from 0 to 1 "
+                    "that were divided before"
+                )
+        elif raw.dtype == np.uint8 and self.dtype != "uint8":
+            raise ValueError(
+                f"{found}; {trained}, taken as they are, and cannot know how uint8 "
+                f"was scaled: give numbers of that scale, e.g. {what} / 255 where the "
+                "training's were divided by 255"
+            )
+        elif self._out_of_range(raw):
+            raise ValueError(
+                f"{found}; {trained}, taken as they are: scale {what} as the "
+                "training's was"
+            )
+        elif len(self.shape) > 1 and (doubt := self.doubt(raw, what)):
+            raise ValueError(doubt)
+
+    def doubt(self, raw: np.ndarray, what: str = "x") -> str | None:
+        """What to warn of: all values in [-1, 1], where the training's go beyond 10."""
+        size = float(np.abs(raw).max())
+        reach = max(abs(self.low), abs(self.high))
+        if math.prod(self.shape) < MANY or not 0 < size <= 1 or reach <= 10:
+            return None
+        return (
+            f"{what} holds {raw.dtype} from {float(raw.min()):g} to "
+            f"{float(raw.max()):g}; the training was on {self.dtype} from "
+            f"{self.low:g} to {self.high:g}, taken as they are: was {what} divided, "
+            "and the training's was not?"
+        )
+
+    def _out_of_range(self, raw: np.ndarray) -> bool:
+        """Whether more values lie outside of the training's range than chance lets."""
+        width = max(self.high - self.low, abs(self.high), abs(self.low))
+        if width == 0:
+            return False
+
+        def outside(low: float, high: float) -> int:
+            return int(np.count_nonzero((raw < low) | (raw > high)))
+
+        if outside(self.low - 10 * width, self.high + 10 * width) > FAR * raw.size:
+            return True
+        pictures = self.low >= 0 and self.high <= 1
+        if math.prod(self.shape) < MANY or not pictures:
+            return False
+        return outside(-0.5, 1.5) > max(1, NEAR * raw.size)
