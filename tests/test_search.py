@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eqprop import cli, runs
-from eqprop.runs._claims import claim, try_again
+from eqprop.runs._claims import _standing, claim, try_again
 
 SEARCH = [
     *("search", "digits", "--vary", "estimator.beta=0.1:1:log", "--epochs", "1"),
@@ -221,6 +221,17 @@ def test_trials_of_processes_that_ended(study):
         made.tell(trial, value)
     assert complete(made, 3) == 2
     assert claim(made, Path("claims"), 3) is None
+
+
+def test_a_trial_that_ends_while_it_is_looked_at(study):
+    """Fails if one that was read as running, and has ended since, counts as killed."""
+    made = study()
+    with claim(made, Path("claims"), 1) as trial:
+        (seen,) = made.get_trials()
+        assert _standing(made, seen) == "alive"
+        made.tell(trial, 0.0)
+    assert seen.state.name == "RUNNING"
+    assert _standing(made, seen) == "ended"
 
 
 def test_waiting_for_the_trial_of_another(study):

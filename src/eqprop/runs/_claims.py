@@ -39,7 +39,7 @@ def claim(made: Any, folder: Path, trials: int) -> AbstractContextManager[Any] |
     """
     folder.mkdir(exist_ok=True)
     while True:
-        found = [_standing(trial) for trial in made.get_trials(deepcopy=False)]
+        found = [_standing(made, trial) for trial in made.get_trials(deepcopy=False)]
         if found.count("ended") >= trials:
             return None
         if len(found) - found.count("lost") - found.count("waiting") < trials:
@@ -65,7 +65,7 @@ def _ask(made: Any, folder: Path) -> tuple[Any, Any]:
 
 def _is_wanted(made: Any, trial: Any, trials: int) -> bool:
     others = made.get_trials(deepcopy=False)
-    before = [_standing(other) for other in others if other.number < trial.number]
+    before = [_standing(made, other) for other in others if other.number < trial.number]
     return len(before) - before.count("lost") < trials
 
 
@@ -91,7 +91,7 @@ def _holding(held: Any, trial: Any) -> Iterator[Any]:
         held.release()
 
 
-def _standing(trial: Any) -> str:
+def _standing(made: Any, trial: Any) -> str:
     """ended, alive, elsewhere (no lock to be seen), waiting to be tried again, lost."""
     from filelock import FileLock, Timeout
 
@@ -114,4 +114,6 @@ def _standing(trial: Any) -> str:
     except Timeout:
         return "alive"
     lock.release()
-    return "lost"
+    # It may have ended since `trial` was read: a process says so before it lets go.
+    now = {other.number: other for other in made.get_trials(deepcopy=False)}
+    return "ended" if state_of(now[trial.number]) in ENDED else "lost"
