@@ -1,16 +1,19 @@
 """What is on disk: damage is found, differences are named, nothing is executed."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import eqprop as ep
-from eqprop.runs import _recorder, RunWarning
+from eqprop.runs import _recorder, _saved, RunWarning
 from eqprop.training import config_to_json, load_config
 from eqprop.runs._checkpoints import best_epoch, Checkpoints, DamagedCheckpoint
 from messages import assert_holds, command, refused
@@ -21,6 +24,11 @@ ARRAYS = {
     "count": np.asarray(3),
     "flag": np.asarray(False),
     "nothing": np.zeros((0, 4), np.float32),
+    "brain": np.asarray(jnp.asarray([[1.0, -2.5]], jnp.bfloat16)),
+    "eight": np.asarray(jnp.asarray(0.5, jnp.float8_e4m3fn)),
+    "complex": np.asarray(1 - 2j, np.complex64),
+    "wide": np.asfortranarray([[1j, 2], [3, 4 - 1j]]),
+    "unsigned": np.asarray([2**64 - 1, 1], np.uint64),
 }
 
 
@@ -50,7 +58,17 @@ def test_what_is_saved_comes_back(tmp_path):
         np.testing.assert_array_equal(found.arrays[name], array)
 
 
-@pytest.mark.slow
+def test_random_keys_come_back():
+    """Fails if a key in a system cannot be saved, or draws other numbers."""
+    key = jax.random.key(3, impl="rbg")
+    numbers = _saved._numbers(key)
+    again = _saved._restored(numbers, jax.random.key(0, impl="rbg"))
+    assert again.dtype == key.dtype
+    np.testing.assert_array_equal(
+        jax.random.normal(again, 4), jax.random.normal(key, 4)
+    )
+
+
 def test_every_flipped_bit_is_found_or_harmless(tmp_path):
     """Fails if a bit turned on the disk changes what is loaded, in silence."""
     kept = Checkpoints(tmp_path / "checkpoints")
@@ -60,7 +78,7 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path):
     draw = np.random.default_rng(0)
     found = 0
     for file in sorted(p for p in sound.rglob("*") if p.stat().st_size and p.is_file()):
-        for place in draw.integers(0, 2**20, size=1):
+        for place in draw.integers(0, 2**20, size=100):
             shutil.rmtree(kept.folder)
             shutil.copytree(sound, kept.folder)
             flip(kept.folder / file.relative_to(sound), int(place))
@@ -72,23 +90,23 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path):
             for name, array in ARRAYS.items():
                 assert arrays[name].dtype == array.dtype
                 np.testing.assert_array_equal(arrays[name], array)
-    assert found > 2
+    assert found > 150
 
 
 def test_what_is_no_checkpoint_is_left_alone(copied, small_run):
     """Fails if a user's folder is removed, or its name is taken for a number."""
     kept = copied / "checkpoints"
-    names = ("mine", "\N{SUPERSCRIPT TWO}", "007", "1.5")
+    names = ("mine", "\N{SUPERSCRIPT TWO}", "007", "1.5", "mine.tmp")
     for name in names:
         (kept / name).mkdir()
         (kept / name / "notes").write_text("kept")
-    (kept / "9.orbax-checkpoint-tmp").mkdir()
+    (kept / "9.tmp").mkdir()
     newest = max(Checkpoints(small_run / "checkpoints").numbers())
     assert max(Checkpoints(kept).numbers()) == newest
     ep.resume(copied)
     for name in names:
         assert (kept / name / "notes").read_text() == "kept"
-    assert not (kept / "9.orbax-checkpoint-tmp").exists()
+    assert not (kept / "9.tmp").exists()
 
 
 def test_a_checkpoint_under_another_number(copied, capsys):
@@ -149,9 +167,8 @@ def test_which_epoch_is_best(records, epoch):
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copied, small_run):
     """Fails if damage is passed over, or the end is not that of the sound run."""
     newest = max((copied / "checkpoints").iterdir(), key=lambda p: int(p.name))
-    for file in newest.rglob("d/*"):
-        if file.is_file():
-            flip(file, 8 * (file.stat().st_size // 2))
+    file = newest / "arrays.safetensors"
+    flip(file, 8 * (file.stat().st_size // 2))
     with pytest.warns(RunWarning, match=f"{newest.name} is damaged"):
         run = ep.resume(copied)
     whole = ep.load(small_run)
@@ -160,6 +177,40 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copied, small_ru
     assert (copied / "damaged" / newest.name).is_dir()
     assert [r["loss"] for r in run.history] == [r["loss"] for r in whole.history]
     ep.load(copied)  # without a warning: the checkpoint was saved anew
+
+
+def test_a_checkpoint_of_the_format_before(copied, capsys):
+    """Fails if orbax's folders pass for damage, or hide what can still be read."""
+    for place in (copied / "checkpoints").iterdir():
+        shutil.rmtree(place)
+        (place / "state").mkdir(parents=True)
+        (place / "_CHECKPOINT_METADATA").write_text("{}")
+    for words in (("eval", copied), ("train", "--resume", copied)):
+        assert_holds(refused(capsys, *words), "format 1 (orbax", "train the run again")
+    page = copied / "report.html"
+    assert command(capsys, "report", copied, "--out", page)[0] == 0
+    assert "format 1 (orbax" in page.read_text(encoding="utf-8")
+    assert command(capsys, "report", copied, "--format", "md")[0] == 0
+
+
+def test_a_failed_write_leaves_the_checkpoints_before(tmp_path, monkeypatch):
+    """Fails if the errno is lost, half a checkpoint stays or an older one goes."""
+    kept = Checkpoints(tmp_path / "checkpoints")
+    for number in (1, 2):
+        kept.save(number, ARRAYS, {"best": 1}, 1)
+
+    def fails(descriptor):
+        raise OSError(number_of[0], "as the system says it")
+
+    monkeypatch.setattr("os.fsync", fails)
+    for number_of in ((errno.EDQUOT, errno.ENOSPC), (errno.EIO, errno.EIO)):
+        with pytest.raises(OSError, match="checkpoint 3 could not be saved") as stop:
+            kept.save(3, ARRAYS, {"best": 1}, 1)
+        assert stop.value.errno == number_of[1]
+    monkeypatch.undo()
+    assert kept.numbers() == [1, 2]
+    assert sorted(p.name for p in kept.folder.iterdir()) == ["1", "2"]
+    assert kept.newest().number == 2
 
 
 def edit(path, change):
@@ -382,7 +433,6 @@ def test_an_exception_in_a_callback(small_run):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of file sizes")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk(small_run, capsys):
     """Fails if a disk that runs full ends in a traceback, or spoils what was there.
 

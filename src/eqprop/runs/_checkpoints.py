@@ -1,9 +1,9 @@
-"""Checkpoints: orbax writes them whole or not at all; what they hold is checked here.
+"""Checkpoints: a folder `NUMBER` with the arrays and a record, whole or absent.
 
-Orbax gives back a flipped bit, and the arrays of another system, without a word.  So a
-record lies beside the arrays: the shape, dtype and SHA-256 of each, what they belong to
-(configuration, static parts of the system, version of eqprop) and the metrics of all
-epochs so far.  Nothing in a checkpoint is ever executed.
+`arrays.safetensors` holds the arrays, `record.json` the rest: shape, dtype and SHA-256
+of every array, what they belong to (configuration, static parts of the system, version
+of eqprop) and the metrics of all epochs so far.  Both are written into `NUMBER.tmp`,
+which is then renamed.  Nothing in a checkpoint is ever executed.
 """
 
 import contextlib
@@ -13,22 +13,22 @@ import hashlib
 import json
 import os
 import shutil
-import sys
-import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import numpy as safetensors, SafetensorError
 
 from ..training import RunWarning
 
 KEEP = 2
-"""the newest checkpoints that are kept, beside the best one"""
-FORMAT = 1
-PARTIAL = ".orbax-checkpoint-tmp"
-"""in the names of folders that orbax has not yet finished"""
+"""the number of newest checkpoints that are kept, beside the best one"""
+FORMAT = 2
+ARRAYS, RECORD = "arrays.safetensors", "record.json"
+PARTIAL = ".tmp"
+"""ends the name of a folder that is being written or removed"""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedCheckpoint(ValueError):
@@ -65,11 +65,10 @@ class Checkpoints:
     def save(
         self, number: int, arrays: dict[str, Any], record: dict[str, Any], best: Any
     ) -> None:
-        """Save a checkpoint whole or not at all; forget all but the newest and `best`.
+        """Save a checkpoint; remove all others but the newest and `best`.
 
-        **Raises:** `OSError` where it could not be written; the others are kept.
+        **Raises:** `OSError` if it cannot be written; the others are kept.
         """
-        ocp = _orbax()
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         record = record | {
             "format": FORMAT,
@@ -77,54 +76,68 @@ class Checkpoints:
             "arrays": {name: fingerprint(array) for name, array in arrays.items()},
         }
         record = record | {"sha256": _digest_of(record)}
-        # Orbax refuses arrays without entries; their shape is all there is to know.
-        stored = {name: array for name, array in arrays.items() if array.size}
+        stored = {name: _storable(array) for name, array in arrays.items()}
+        part = self._part(number)
         try:
-            with self._manager(best) as manager:
-                manager.save(
-                    number,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(stored),
-                        record=ocp.args.JsonSave(record),
-                    ),
-                )
-        except Exception as error:  # orbax raises many kinds, with pages of details
+            self.folder.mkdir(exist_ok=True)
+            self._forget_partial()
+            part.mkdir()
+            _write(part / ARRAYS, safetensors.save(stored))
+            _write(part / RECORD, json.dumps(record).encode())
+            _sync(part)
+            part.rename(self._path(number))
+            _sync(self.folder)
+        except OSError as error:
             self._forget_partial()
             raise _not_saved(self.folder, number, error) from error
+        for old in self.numbers()[:-KEEP]:
+            if old != best:
+                with contextlib.suppress(OSError):
+                    self._path(old).rename(self._part(old))
+        self._forget_partial()
 
     def read(self, number: int) -> Checkpoint:
-        """One checkpoint, every bit of it compared with what was saved.
+        """One checkpoint, compared bit by bit with what was saved.
 
-        **Raises:** `DamagedCheckpoint`.
+        **Raises:** `DamagedCheckpoint`; `ValueError` for one of an older eqprop.
         """
-        ocp = _orbax()
-        handler = ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(multiprocessing_options=_by_itself())
-        )
-        wanted = ocp.args.Composite(
-            state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
-        )
+        folder = self._path(number)
+        if (folder / "_CHECKPOINT_METADATA").exists():
+            raise ValueError(
+                f"{folder} has checkpoint format 1 (orbax, eqprop 0.1.0 of 2026); this "
+                f"eqprop reads format {FORMAT}. Configuration and metrics of the run "
+                "can still be reported. To use its weights, install the eqprop that "
+                "saved them or train the run again"
+            )
         try:
-            reader = ocp.Checkpointer(handler, multiprocessing_options=_by_itself())
-            with _quiet(), reader:
-                found = reader.restore(self._path(number).resolve(), args=wanted)
-            record, state = dict(found["record"]), dict(found["state"])
-            if record.pop("sha256") != _digest_of(record):
-                raise DamagedCheckpoint("its record is not the one that was saved")
-            if record.get("number", number) != number:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise DamagedCheckpoint(f"{RECORD} holds no JSON object")
+            if record.pop("sha256", None) != _digest_of(record):
+                raise DamagedCheckpoint(f"{RECORD} is not what was saved")
+            if record["number"] != number:
                 raise DamagedCheckpoint(f"it was saved as {record['number']}")
+            stored = safetensors.load((folder / ARRAYS).read_bytes())
             arrays = {
-                name: np.asarray(state[name]) if name in state else _empty(known)
+                name: stored[name]
+                .reshape(-1)
+                .view(known["dtype"])
+                .reshape(known["shape"])
                 for name, known in record["arrays"].items()
             }
-            for name, array in arrays.items():
-                if fingerprint(array) != record["arrays"][name]:
-                    raise DamagedCheckpoint(f"{name} is not what was saved")
         except DamagedCheckpoint:
             raise
-        except Exception as error:  # orbax raises many kinds
-            reason = next(iter(str(error).splitlines()), "")[:200]
-            raise DamagedCheckpoint(reason or type(error).__name__) from error
+        except (
+            OSError,
+            RecursionError,
+            SafetensorError,
+            KeyError,
+            ValueError,
+        ) as error:
+            raise DamagedCheckpoint(f"it cannot be read: {error}") from error
+        for name, known in record["arrays"].items():
+            if fingerprint(arrays[name]) != known:
+                raise DamagedCheckpoint(f"{name} is not what was saved")
         return Checkpoint(number, arrays, record)
 
     def newest(self) -> Checkpoint:
@@ -188,33 +201,14 @@ class Checkpoints:
     def _path(self, number: int) -> Path:
         return self.folder / str(number)
 
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{number}{PARTIAL}"
+
     def _forget_partial(self) -> None:
-        """Remove what a program that was killed, or a full disk, left half written."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if PARTIAL in path.name:
-                    shutil.rmtree(path, ignore_errors=True)
-
-    def _manager(self, best: Any):
-        from orbax.checkpoint import checkpoint_managers
-
-        ocp = _orbax()
-        self.folder.mkdir(exist_ok=True)
-        kept = [
-            checkpoint_managers.LatestN(KEEP),
-            checkpoint_managers.CustomSteps([] if best is None else [best]),
-        ]
-        return ocp.CheckpointManager(
-            self.folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
-                enable_async_checkpointing=False,
-                lightweight_initialize=True,
-                save_root_metadata=False,
-                create=False,
-                multiprocessing_options=_by_itself(),
-            ),
-        )
+        """Remove folders that were being written or removed when a program ended."""
+        for path in self.folder.glob(f"*{PARTIAL}"):
+            if path.stem.isdecimal():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def fingerprint(array: np.ndarray) -> dict[str, Any]:
@@ -262,61 +256,35 @@ def _digest_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _empty(known: dict[str, Any]) -> np.ndarray:
-    if 0 not in known["shape"]:
-        raise DamagedCheckpoint("an array is missing")
-    return np.empty(known["shape"], np.dtype(known["dtype"]))
+def _storable(array: np.ndarray) -> np.ndarray:
+    """The array, or its bytes if safetensors has no name for its dtype."""
+    array = np.ascontiguousarray(array)
+    return array if array.dtype.kind in "biuf" else array.reshape(-1).view(np.uint8)
 
 
-def _not_saved(folder: Path, number: int, error: Exception) -> OSError:
-    text = str(error)
-    full = any(word in text for word in ("No space left", "File too large", "Errno 28"))
-    full = full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    said = getattr(error, "strerror", None) or text
-    reason = "no space left" if full else said.split("\n")[0][:200]
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable; Windows does so itself."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _not_saved(folder: Path, number: int, error: OSError) -> OSError:
+    full = error.errno in FULL
+    reason = "no space left" if full else error.strerror
     return OSError(
-        errno.ENOSPC if full else errno.EIO,
+        errno.ENOSPC if full else error.errno,
         f"{folder.parent}: checkpoint {number} could not be saved ({reason}); what was "
-        f"saved before is kept. Go on later with: eqprop train --resume "
+        f"saved before is kept. Resume later with: eqprop train --resume "
         f"{folder.parent}",
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A read that fails leaves others behind, whose answers find nobody listening."""
-    hook = sys.unraisablehook
-
-    def heard(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    sys.unraisablehook = heard
-    try:
-        yield
-    except Exception:
-        time.sleep(0.1)
-        raise
-    finally:
-        sys.unraisablehook = hook
-
-
-def _by_itself() -> Any:
-    """A process saves and reads without waiting for the others of its run."""
-    import jax
-
-    options = _orbax().options.MultiprocessingOptions
-    if jax.process_count() == 1:
-        return options()
-    process = jax.process_index()
-    return options(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"process{process}",
-    )
-
-
-def _orbax():
-    import orbax.checkpoint
-
-    return orbax.checkpoint

@@ -23,10 +23,9 @@ PACKAGES = (
     "jaxlib",
     "equinox",
     "optax",
-    "orbax-checkpoint",
+    "safetensors",
     "diffrax",
     "numpy",
-    "scikit-learn",
 )
 
 

@@ -27,7 +27,23 @@ class Saved:
 def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
     """Copies of the arrays of a state by the path that leads to them."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
-    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): _numbers(leaf) for path, leaf in leaves}
+
+
+def _numbers(leaf: Any) -> np.ndarray:
+    """A copy of an array; of a random key, its data."""
+    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _restored(numbers: np.ndarray, like: Any) -> jax.Array:
+    copy = jnp.array(numbers, copy=True)
+    if _is_key(like):
+        return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like))
+    return copy
 
 
 def identity(config: Config, state: TrainState) -> dict[str, Any]:
@@ -95,7 +111,7 @@ def restore(
     leaves, tree = jax.tree.flatten(like)
     restored = iter(found.arrays[name] for name in arrays)
     leaves = [
-        jnp.array(next(restored), copy=True) if eqx.is_array(leaf) else leaf
+        _restored(next(restored), leaf) if eqx.is_array(leaf) else leaf
         for leaf in leaves
     ]
     state = jax.tree.unflatten(tree, leaves)
