@@ -227,7 +227,7 @@ def test_recipes_and_info(capsys):
     assert set(found["data"]) == {"digits", "mnist", "fashion-mnist"}
     status, out, _ = run(capsys, "info")
     assert status == 0
-    assert "scikit-learn" in out
+    assert "bundled" in out
 
 
 def test_results_are_kept_and_tabled(capsys):

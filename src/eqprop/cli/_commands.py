@@ -168,7 +168,7 @@ def info(argv: list[str]) -> int:
     options = parse(ListOptions, "info", argv)
     found = runs.environment()
     del found["command"], found["time"]
-    folders: dict[str, str | None] = {"digits": "embedded in scikit-learn"}
+    folders: dict[str, str | None] = {"digits": "bundled"}
     for name in ("mnist", "fashion-mnist"):
         try:
             folder = data.find(name)

@@ -1,10 +1,11 @@
 """Data sets in memory: NumPy arrays, checked, split and ready for the training loop.
 
 `load` reads a named data set or a user's `.npz`, `load_arrays` takes arrays given in
-Python; `find` says where the files of a named data set lie. All pass the same checks,
-so what leaves this package is float32, finite and consistent. `read_examples` reads
-what a trained network is given later, and `InputFormat` brings it to the form and scale
-of the training. The package knows nothing of JAX, systems or training.
+Python; `digits` are the bundled images, `find` says where the files of a named data set
+lie. All pass the same checks, so what leaves this package is float32, finite and
+consistent. `read_examples` reads what a trained network is given later, and
+`InputFormat` brings it to the form and scale of the training. The package knows nothing
+of JAX, systems or training.
 
 Flow, driven by `_sources`: `_download` (where files lie) -> `_readers` (files to
 arrays) -> `_checks` (what is accepted) -> `_splits` (who trains, who tests) -> Dataset.
@@ -12,6 +13,7 @@ arrays) -> `_checks` (what is accepted) -> `_splits` (who trains, who tests) -> 
 
 from ._dataset import Dataset as Dataset
 from ._dataset import Split as Split
+from ._digits import digits as digits
 from ._download import find as find
 from ._format import InputFormat as InputFormat
 from ._sources import load as load

@@ -8,18 +8,17 @@ images are flattened.
 
 from __future__ import annotations
 
-import importlib.util
 import difflib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks, _splits
 from ._dataset import Dataset, Split
+from ._digits import digits
 from ._download import PUBLISHED, TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, published_files
 from ._format import InputFormat
 from ._readers import NPZ_NAMES, read_idx, read_npz
@@ -42,7 +41,7 @@ def load(
 ) -> Dataset:
     """Load a named data set or an .npz file.
 
-    "digits" (8x8, from scikit-learn, in [0, 1]) and .npz files are put in an order
+    "digits" (8x8, bundled, in [0, 1]) and .npz files are put in an order
     drawn from `split_seed`; "mnist" and "fashion-mnist" (28x28, in [0, 1]) keep their
     publisher's order and test set.
 
@@ -176,14 +175,7 @@ class _Raw:
 
 
 def _digits() -> _Raw:
-    # The file alone: importing scikit-learn would take a second of every start.
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    numbers = np.loadtxt(file, delimiter=",")
-    pixels, labels = numbers[:, :-1], numbers[:, -1].astype(int)
-    return _Raw(pixels.reshape(-1, 8, 8) / 16, labels, stratify=True)
+    return _Raw(*digits(), stratify=True)
 
 
 def _published(name: str) -> _Raw:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import data
 from ..costs import SquaredError
 from ..estimators import EquilibriumPropagation, ImplicitDifferentiation
 from ..relaxations import Euler, relax
@@ -89,11 +90,8 @@ def convolution(*, quick: bool = False) -> Demonstration:
 
 def digits(count: int) -> tuple[Any, Any]:
     """8 x 8 handwritten digits in [0, 1] and their classes, one-hot."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images, labels = bunch.images[:count], bunch.target[:count]  # type: ignore[attr-defined]
-    return jnp.asarray(images[..., None] / 16), jnp.eye(10)[labels]
+    images, labels = data.digits()
+    return jnp.asarray(images[:count, ..., None]), jnp.eye(10)[labels[:count]]
 
 
 def prototypical(x: Any, y: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The images that the papers' own networks are shown: MNIST's, or what stands for them.
 
 `eqprop reproduce` must work without a network: nothing is downloaded here.  MNIST is
-used where its files lie (EQPROP_DATA or the cache); else scikit-learn's 8 x 8 digits,
+used where its files lie (EQPROP_DATA or the cache); else the bundled 8 x 8 digits,
 enlarged threefold within 28 x 28, and a demonstration's words say which of them.
 """
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import data
 from ..costs import SquaredError
 from ..estimators import (
     ContinualEquilibriumPropagation,
@@ -166,11 +167,9 @@ def kolen_pollack(
 ) -> Demonstration:
     """Angle of independent W and B over the epochs, with and without the rule."""
     del quick  # the same: seconds
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    x = jnp.asarray(np.asarray(images)[:examples] / 16, jnp.float32)
-    y = jax.nn.one_hot(np.asarray(labels)[:examples], 10)
+    images, labels = data.digits()
+    x = jnp.asarray(images[:examples].reshape(-1, 64), jnp.float32)
+    y = jax.nn.one_hot(labels[:examples], 10)
     free, nudged = Euler(dt=0.5, steps=30), Euler(dt=0.5, steps=15)
     rate, batch_size = 0.05, 10
     angles, traces, errors, gaps = {}, {}, {}, {}

@@ -31,7 +31,7 @@ RECIPES = {
             epochs=40,
             batch_size=32,
         ),
-        "64-256-10 on scikit-learn's 8×8 digits, no download",
+        "64-256-10 on bundled 8×8 digits, no download",
         "none",
         "test error ≤ 3 % in under a minute",
     ),
