@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from sklearn.datasets import load_digits
 
 import eqprop as ep
+from eqprop.data import digits
 
 
 class GatedEnergy(ep.AbstractEnergy):
@@ -48,10 +48,10 @@ class GatedEnergy(ep.AbstractEnergy):
 
 def problem():
     """What --system calls: a system, a cost, and batched examples."""
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.data))
-    x = digits.data[order].astype(np.float32) / 8 - 1
-    y = np.eye(10, dtype=np.float32)[digits.target[order]]
+    images, labels = digits()
+    order = np.random.default_rng(0).permutation(len(images))
+    x = 2 * images[order].reshape(-1, 64).astype(np.float32) - 1
+    y = np.eye(10, dtype=np.float32)[labels[order]]
     system = GatedEnergy(64, 128, 10, jax.random.key(0))
     return system, ep.SquaredError(), x, y
 

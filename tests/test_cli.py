@@ -1,6 +1,7 @@
 """The command line as a user runs it, in this process for speed."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import eqprop as ep
 from eqprop import cli
+from messages import command
 
 SMALL = ["--model.hidden", "24", "--epochs", "3"]
 
@@ -265,18 +267,35 @@ def test_results_of_others_are_not_lost(capsys):
     assert Path("kept/s.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "recipes", "info"])
-def test_help(command, capsys):
-    """Every command explains itself; train shows defaults and units."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
-    assert stop.value.code == 0
-    out = capsys.readouterr().out
+@pytest.mark.parametrize("word", cli.COMMANDS)
+def test_help(word, capsys):
+    """Fails if a command does not explain itself."""
+    status, out, err = command(capsys, word, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"usage: eqprop {word} [")
     assert "--json" in out
-    if command == "train":
-        assert "--estimator.beta" in out
-        assert "dimensionless" in out
-        assert "default: 0.25" in out
+
+
+@pytest.mark.parametrize("word", ["train", "bench"])
+def test_the_short_help_names_options_that_exist(word, capsys):
+    """Fails if the short help promises what the parser does not know."""
+    short, whole = (
+        set(re.findall(r"--[a-z][a-z.-]*", command(capsys, word, "digits", asked)[1]))
+        for asked in ("--help", "--help-all")
+    )
+    assert len(short) > 5
+    assert short - {"--help-all"} <= whole
+    assert {"--estimator.nudging", "--model.activation"} <= whole
+
+
+def test_the_whole_help_shows_defaults_and_units(capsys):
+    """Fails if the options of a recipe are shown with another's defaults."""
+    status, out, _ = command(capsys, "train", "mnist-1h", "--help-all")
+    assert status == 0
+    assert "usage: eqprop train [RECIPE]" in out
+    text = " ".join(out.replace("│", " ").split())
+    assert "strength of the nudge (dimensionless, not 0) (default: 1.0)" in text
+    assert "units of the neurons' time constant (default: 0.5)" in text
 
 
 def test_main_help_and_version(capsys):

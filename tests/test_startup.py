@@ -1,6 +1,8 @@
 """What is compiled, and when: nothing new after the first epoch, no host in a chunk."""
 
 import hashlib
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -12,6 +14,70 @@ import eqprop as ep
 from eqprop.data import digits
 from eqprop.training import make_trainer
 from eqprop.training._loop import _advance
+
+FRESH = """
+import resource, sys
+try:
+    {statement}
+except SystemExit:
+    pass
+heavy = {{"jax", "equinox", "optax", "matplotlib", "rich.console"}} & set(sys.modules)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(*sorted(heavy), file=sys.stderr)
+print(used.ru_utime + used.ru_stime, file=sys.stderr)
+"""
+
+
+def fresh(statement):
+    """The heavy packages that a statement loads, and the CPU seconds of the program."""
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH.format(statement=statement)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy, seconds = done.stderr.splitlines()[-2:]
+    return heavy.split(), float(seconds)
+
+
+needs_getrusage = pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
+
+
+@needs_getrusage
+def test_the_help_does_not_wait_for_jax():
+    """`eqprop --help` within 0.5 CPU seconds, that of a command within 1."""
+    main = "from eqprop.cli import main; main({!r})"
+    heavy, seconds = fresh(main.format(["--help"]))
+    assert heavy == []
+    assert seconds < 0.5
+    every = "; ".join(main.format([word, "--help"]) for word in ("train", "bench"))
+    assert fresh(every)[0] == []
+    for word in ("reproduce", "verify"):
+        heavy, seconds = fresh(main.format([word, "--help"]))
+        assert set(heavy) <= {"rich.console"}
+        assert seconds < 1
+
+
+@needs_getrusage
+def test_importing_the_library_costs_little_more_than_jax():
+    """`import eqprop` loads no JAX, a system takes 0.3 s more than JAX and equinox."""
+    assert fresh("import eqprop")[0] == []
+    own = min(fresh("import eqprop as ep; ep.HopfieldEnergy")[1] for _ in range(2))
+    jax_alone = max(fresh("import jax, equinox")[1] for _ in range(2))
+    assert own < jax_alone + 0.3
+
+
+def test_the_public_names_can_be_imported_and_listed():
+    """Fails if a name of the stub is missing, or a typing error finds something."""
+    for name in ep.__all__:
+        assert getattr(ep, name) is not None
+        assert name in dir(ep)
+    assert ep.runs.train is ep.train
+    with pytest.raises(AttributeError, match="'eqprop' has no attribute 'Eular'"):
+        _ = ep.Eular  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="Eular"):
+        exec("from eqprop import Eular")
+
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 

@@ -12,40 +12,92 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from . import _bench, _commands, _compare, _report, _reproduce, _search, _train
-from . import _verify
 from ._interrupt import Heard
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (_train.main, "train a recipe, your data or your model"),
-    "eval": (_commands.evaluate, "measure a run's error on its test set or a file"),
-    "predict": (_commands.predict, "write a run's predictions for a file"),
-    "verify": (_verify.verify, "hold the theorems against a recipe, run or model"),
-    "tune": (_verify.tune, "propose T, K, dt and β for a gradient near the exact one"),
-    "compare": (_compare.main, "train one recipe by several learning rules"),
-    "search": (_search.main, "search the options of train for the least error"),
-    "bench": (_bench.main, "measure speed and memory on this machine"),
-    "reproduce": (_reproduce.main, "measure the papers' claims again, with figures"),
-    "report": (_report.report, "make a page or a table of runs, or keep their results"),
-    "export": (_report.export, "write a run's network for programs without eqprop"),
-    "recipes": (_commands.recipes, "list the recipes with paper and expected result"),
-    "info": (_commands.info, "show versions, devices and data found"),
+COMMANDS = {
+    "train": ("_train:main", "train a recipe, your data or your model"),
+    "eval": ("_commands:evaluate", "measure a run's error on its test set or a file"),
+    "predict": ("_commands:predict", "write a run's predictions for a file"),
+    "verify": ("_verify:verify", "check the theorems on a recipe, run or model"),
+    "tune": (
+        "_verify:tune",
+        "propose T, K, dt and β for a gradient near the exact one",
+    ),
+    "compare": ("_compare:main", "train one recipe by several learning rules"),
+    "search": ("_search:main", "search the options of train for the least error"),
+    "bench": ("_bench:main", "measure speed and memory on this machine"),
+    "reproduce": ("_reproduce:main", "measure the papers' claims again, with figures"),
+    "report": (
+        "_report:report",
+        "make a page or a table of runs, or keep their results",
+    ),
+    "export": ("_report:export", "write a run's network for programs without eqprop"),
+    "recipes": ("_commands:recipes", "list the recipes with paper and expected result"),
+    "info": ("_commands:info", "show versions, devices and data found"),
 }
+"""where each command is (module:function), and what it does"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     _check_streams()
-    with Heard(), warnings.catch_warnings():
-        _show_warnings()
-        status = _guarded(list(sys.argv[1:] if arguments is None else arguments))
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _quick_answer(argv)
+        if status is None:
+            command = _loaded(argv[0])
+            rest = ["--help" if word == "--help-all" else word for word in argv[1:]]
+            with Heard(), warnings.catch_warnings():
+                _show_warnings()
+                status = _guarded(command, rest)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except KeyboardInterrupt:  # while it loads; of the program, `_start` answers
+        status = 130
+        print("interrupted: stopped before anything was done", file=sys.stderr)
     if arguments is None and status:
         # Libraries stopped in the middle of their work complain, or crash, while they
         # are taken down; all that matters has been said and saved.
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _quick_answer(argv: list[str]) -> int | None:
+    """Help, version and unknown commands, which need no JAX; `None` for a command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        from .. import __version__
+
+        print(f"eqprop {__version__}")
+        return 0
+    from ._console import fail, parse, suggest
+
+    command, *rest = argv
+    if command not in COMMANDS:
+        return fail(f"there is no command {command!r}; {suggest(command, COMMANDS)}", 2)
+    from ._options import OPTIONS, SHORT
+
+    asked = {"-h", "--help", "--help-all"} & set(rest)
+    if command in OPTIONS and asked:
+        parse(OPTIONS[command], command, ["--help"])
+    if command in SHORT and asked and "--help-all" not in rest:
+        print(SHORT[command])
+        return 0
+    return None
+
+
+def _loaded(name: str) -> Callable[[list[str]], int]:
+    """The function of a command; loads JAX."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    return getattr(import_module(f".{module}", __package__), function)
 
 
 def _show_warnings() -> None:
@@ -66,20 +118,18 @@ def _show_warnings() -> None:
     warnings.showwarning = show
 
 
-def _guarded(argv: list[str]) -> int:
+def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run one command; what goes wrong becomes a message and a status."""
     from ..runs import TrainingInterrupted
     from ..training import TrainingDiverged, WorkerLost
     from ._console import fail
 
     try:
-        status = _dispatch(argv)
+        status = command(argv)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # The reader has seen enough (`| head`); nothing is left to be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except (KeyboardInterrupt, TrainingInterrupted) as stop:
         return fail(str(stop) or "stopped at once", 130, "interrupted")
     except Exception as error:
@@ -127,23 +177,6 @@ def _check_streams() -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def _dispatch(argv: list[str]) -> int:
-    from ._console import fail, suggest
-
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if argv[0] == "--version":
-        from .. import __version__
-
-        print(f"eqprop {__version__}")
-        return 0
-    command, *rest = argv
-    if command not in COMMANDS:
-        return fail(f"there is no command {command!r}; {suggest(command, COMMANDS)}", 2)
-    return COMMANDS[command][0](rest)
-
-
 def _reason(error: OSError) -> str:
     """The message of ours, or the file and what the system says of it."""
     if error.strerror is None:
@@ -166,7 +199,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "eqprop COMMAND --help shows every option with its default and unit.",
+            "eqprop COMMAND --help shows the options of a command.",
             "Start with: eqprop train",
         ]
     )

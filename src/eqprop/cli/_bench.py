@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         config = dataclasses.replace(config, estimator=rule)
     shared = {field: getattr(config, field) for field in _SHARED}
     default = BenchOptions(**shared, system=model)
-    options = parse(BenchOptions, f"bench {name}", rest, default)
+    options = parse(BenchOptions, "bench [RECIPE]", rest, default)
     start(options)
     shared = {field: getattr(options, field) for field in _SHARED}
     config = dataclasses.replace(config, **shared)

@@ -1,68 +1,22 @@
 """`eqprop eval`, `predict`, `recipes` and `info`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from .. import data, recipes as _recipes, runs
 from ..training import errors_of
 from ._console import (
-    Flag,
     parse,
     percent,
     print_json,
     prints_aside,
     table,
 )
-from ._platform import cache_folder, Computing, start
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalOptions(Computing):
-    """Measure a run's error on its test set, or on a file."""
-
-    run: tyro.conf.Positional[Path]
-    """run directory"""
-    data: Path | None = None
-    """FILE.npz with arrays x and y (default: the run's own test set)"""
-    best: Flag = False
-    """the parameters of the best epoch (by validation, else training error), not the
-    last"""
-    system: str | None = None
-    """FILE.py:NAME of the run's own model, which is executed only if named here"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictOptions(Computing):
-    """Write a run's predictions for the inputs x of a file."""
-
-    run: tyro.conf.Positional[Path]
-    """run directory"""
-    data: tyro.conf.Positional[Path]
-    """FILE.npz with an array x"""
-    out: Path | None = None
-    """FILE.npz to write (default: the input's name with -predictions)"""
-    best: Flag = False
-    """the parameters of the best epoch (by validation, else training error), not the
-    last"""
-    system: str | None = None
-    """FILE.py:NAME of the run's own model, which is executed only if named here"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
-
-
-@dataclasses.dataclass(frozen=True)
-class ListOptions:
-    """Print a list."""
-
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
+from ._options import EvalOptions, InfoOptions, PredictOptions, RecipesOptions
+from ._platform import cache_folder, start
 
 
 def evaluate(argv: list[str]) -> int:
@@ -153,7 +107,7 @@ def _check_out(out: Path, source: Path) -> None:
 
 def recipes(argv: list[str]) -> int:
     """`eqprop recipes`."""
-    options = parse(ListOptions, "recipes", argv)
+    options = parse(RecipesOptions, "recipes", argv)
     fields = ("name", "summary", "paper", "expected")
     rows = [[getattr(r, f) for f in fields] for r in _recipes.RECIPES.values()]
     if options.json:
@@ -165,7 +119,7 @@ def recipes(argv: list[str]) -> int:
 
 def info(argv: list[str]) -> int:
     """`eqprop info`."""
-    options = parse(ListOptions, "info", argv)
+    options = parse(InfoOptions, "info", argv)
     found = runs.environment()
     del found["command"], found["time"]
     folders: dict[str, str | None] = {"digits": "bundled"}

@@ -1,15 +1,10 @@
 """`eqprop compare`: learning rules side by side on one recipe."""
 
-import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
-
-import tyro
 
 from .. import runs
 from ._console import (
-    Flag,
     parse,
     percent,
     print_json,
@@ -17,31 +12,9 @@ from ._console import (
     split_words,
     table,
 )
-from ._platform import Computing, start
+from ._options import CompareOptions
+from ._platform import start
 from ._progress import Progress
-
-DEFAULT = "ep,cep,chl,rbp,bptt,vf"
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareOptions(Computing):
-    """Train a recipe by several learning rules from the same weights."""
-
-    recipe: tyro.conf.Positional[str] = "digits"
-    """the recipe whose network, data, optimizer and phases all rules share"""
-    estimators: str = DEFAULT
-    """words of eqprop train --estimator, joined by commas"""
-    epochs: int | None = None
-    """passes over the training examples (default: those of the recipe)"""
-    seed: int = 0
-    """seed of the initial weights and the order, the same for all"""
-    learning_rate: float = 0.003
-    """of the rules that move the parameters themselves (cep): plain SGD"""
-    run: Path | None = None
-    """directory, one run in it a rule (default: runs/compare-RECIPE-TIME); what is
-    finished there is not trained again"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
 
 
 def main(argv: list[str]) -> int:

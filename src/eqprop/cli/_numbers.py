@@ -7,7 +7,6 @@ tyro's own rules would repeat Python's messages ("invalid literal for int() with
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from ..systems import Convolution
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -75,7 +74,8 @@ def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 @NUMBERS.primitive_rule
 def _convolutions(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """tuple[Convolution, ...], each CHANNELS:KERNEL[:POOL][:sSTRIDE][:pPADDING]."""
-    if get_origin(info.type) is not tuple or get_args(info.type)[:1] != (Convolution,):
+    kind = next(iter(get_args(info.type)), None)
+    if get_origin(info.type) is not tuple or "Convolution" not in str(kind):
         return None
     return PrimitiveConstructorSpec(
         nargs="*",
@@ -86,7 +86,9 @@ def _convolutions(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     )
 
 
-def _convolution(word: str) -> Convolution:
+def _convolution(word: str) -> Any:
+    from ..systems import Convolution
+
     options: dict[str, Any] = {}
     channels, _, rest = word.partition(":")
     kernel, *parts = rest.split(":")
@@ -106,7 +108,7 @@ def _convolution(word: str) -> Convolution:
     return Convolution(int(channels), int(kernel), **options)
 
 
-def _written(item: Convolution) -> str:
+def _written(item: Any) -> str:
     parts = [f"{item.channels}:{item.kernel}"]
     parts += [item.pool] if item.pool else []
     parts += [f"s{item.stride}"] if item.stride != 1 else []

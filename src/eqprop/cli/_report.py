@@ -4,42 +4,16 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from .. import report as _report, runs
 from .._files import write_whole
-from ._console import Flag, parse, print_json, prints_aside
-from ._platform import Computing, start
+from ._console import parse, print_json, prints_aside
+from ._options import ExportOptions, ReportOptions
+from ._platform import start
 from ._verify import working
 
 SUFFIXES = {"html": ".html", "md": ".md", "csv": ".csv", "latex": ".tex"}
 RESULTS = Path("results")
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportOptions(Computing):
-    """Make one page of runs, or a table: mean ± std over the seeds of each.
-
-    The page is a single HTML file that loads nothing.  Runs of one configuration
-    that differ by their seed are taken together.  With --out FOLDER the results are
-    kept there instead, as small text files with a table of all that the folder holds.
-    """
-
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """run directories"""
-    format: Literal["html", "md", "csv", "latex"] | None = None
-    """html: the page; the others: its table (default: as --out ends, else html)"""
-    out: Path | None = None
-    """file to write (default: RUN/report.html, or report.html for several runs; a
-    table is printed), or a folder in which results are kept"""
-    no_examples: Flag = False
-    """do not settle the test examples: fast, without what is made from them"""
-    system: str | None = None
-    """execute this FILE.py:NAME, for runs whose model is a program"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
 
 
 def report(argv: list[str]) -> int:
@@ -146,20 +120,6 @@ def _check_results(folder: Path, added: tuple[Path, ...]) -> None:
                 f"{file} was not made by eqprop report and would be lost or in the "
                 "way; choose another folder with --out"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportOptions(Computing):
-    """Write a run's network as safetensors and JSON, for programs without eqprop."""
-
-    run: tyro.conf.Positional[Path]
-    """run directory"""
-    out: Path | None = None
-    """folder of model.safetensors and model.json (default: RUN/export)"""
-    system: str | None = None
-    """execute this FILE.py:NAME, for a run whose model is a program"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
 
 
 def export(argv: list[str]) -> int:

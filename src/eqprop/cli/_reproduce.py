@@ -1,11 +1,7 @@
 """`eqprop reproduce`: the papers' figures, tables and claims, each measured anew."""
 
-import dataclasses
 import json
-from pathlib import Path
 from typing import Any
-
-import tyro
 
 from ..papers import (
     check_page,
@@ -26,40 +22,13 @@ from ..papers import (
     write_page,
     write_record,
 )
-from ._console import Flag, parse, print_json, prints_aside, suggest, table
-from ._platform import Computing, start
+from ._console import parse, print_json, prints_aside, suggest, table
+from ._options import ReproduceOptions
+from ._platform import start
 from ._progress import each_run
 from ._verify import plain, working
 
 FAILED = ("does not hold", "differs", "diverged")
-
-
-@dataclasses.dataclass(frozen=True)
-class ReproduceOptions(Computing):
-    """Measure the papers' figures, tables and claims again, and judge each.
-
-    Without items: the list of them, and the page of --out anew.  Exit status 0 only
-    if no claim fails, no error differs from the published one and no seed diverges.
-    """
-
-    items: tyro.conf.Positional[tuple[str, ...]] = ()
-    """items, papers or tables (A, D.table1, …: all items that begin so), or all"""
-    quick: Flag = False
-    """a small version in minutes: few examples, epochs or steps; not the paper's"""
-    settled: Flag = False
-    """of trainings: free phases end once settled, not after the paper's T steps; a
-    fraction of the time, kept as ITEM.settled"""
-    epochs: int | None = None
-    """of each training: at most so many, kept as ITEM.Nepochs; not compared"""
-    seeds: int = 1
-    """of each training: seeds 0, 1, …; a comparison needs 3; those that the record in
-    --out holds, of the same configuration, are not trained again"""
-    runs: Path = Path("runs/reproduce")
-    """folder of the training runs, ITEM/seed0, …: finished ones are used again"""
-    out: Path = Path("runs/reproduce")
-    """folder of the figures, the records and a page of both"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
 
 
 def main(argv: list[str]) -> int:

@@ -1,48 +1,19 @@
 """`eqprop search`: hyper-parameters by Optuna."""
 
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 import tyro
 
 from .. import runs
-from ._console import Flag, percent, print_json, prints_aside, split_words, table
+from ._console import percent, print_json, prints_aside, split_words, table
 from ._numbers import NUMBERS
+from ._options import SearchOptions
 from ._platform import start
 from ._progress import Progress
 from ._train import train_options, TrainOptions
 
 SHOWN = 10
 HELD_OUT = "0.2"
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchOptions:
-    """Search the options of eqprop train for the least validation error.
-
-    All other options are those of eqprop train, the same for every trial.
-    """
-
-    vary: tuple[str, ...]
-    """what to vary: OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=A,B,C, with the
-    options of eqprop train, e.g. estimator.beta=0.05:1:log batch-size=10,20,50"""
-    trials: int = 20
-    """trials in all; what the study holds already counts"""
-    run: Path | None = None
-    """directory of the study and its runs (default: runs/search-RECIPE-TIME); one that
-    exists is gone on with"""
-    storage: str | None = None
-    """where the study is kept, any URL of Optuna's, shared by many machines (default:
-    SQLite in the directory)"""
-    study: str = "eqprop"
-    """name of the study in the storage"""
-    prune: tyro.conf.FlagCreatePairsOff[bool] = True
-    """stop trials that fall behind the median of the others"""
-    search_seed: int = 0
-    """seed of what is proposed; --seed is that of every run"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
 
 
 def main(argv: list[str]) -> int:

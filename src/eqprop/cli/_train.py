@@ -89,7 +89,7 @@ def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
             config, estimator=named_estimator(rule, config.estimator)
         )
     options = parse(
-        TrainOptions, f"train {name}", rest, TrainOptions(config, system=model)
+        TrainOptions, "train [RECIPE]", rest, TrainOptions(config, system=model)
     )
     if options.config.data is None and options.system is None:
         raise ValueError(

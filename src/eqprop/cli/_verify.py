@@ -10,82 +10,24 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from .. import recipes, runs
 from .._files import write_whole
-from .._precision import Precision
 from ..estimators import (
     AbstractEstimator,
     EquilibriumPropagation,
     named_estimator,
-    Nudging,
 )
 from ..verification._metrics import Agreement
 from ..verification._precision import precision_cost, with_precision
 from ..verification import flow_figure, tune as _tune, verify as _verify
 from ._console import (
-    Flag,
     parse,
     print_json,
     prints_aside,
 )
-from ._platform import Computing, start
-from ._train import Rule
-
-
-@dataclasses.dataclass(frozen=True)
-class VerifyOptions(Computing):
-    """Hold the papers' theorems against a system, in float64.
-
-    Exit status 0 only if all holds that theory promises for this kind of system.
-    """
-
-    target: tyro.conf.Positional[str]
-    """a recipe, a run directory, or FILE.py:NAME"""
-    beta: float | None = None
-    """nudge of the table's EP rows and of the curves; default: one that fits"""
-    dt: float | None = None
-    """step size (neuron time constants); default: the largest that settles"""
-    steps: int | None = None
-    """length of the processes; default: until the error has decayed"""
-    examples: int = 8
-    """training examples used"""
-    system: str | None = None
-    """FILE.py:NAME of a run's own model, which is executed only if named here"""
-    estimator: Rule | None = None  # type: ignore[valid-type]
-    """a learning rule that is held to its promise too; default: the configured one"""
-    precision: Precision | None = None
-    """tf32 or bf16: how far this arithmetic turns the rule's gradient"""
-    flow: Flag = False
-    """draw flow.png too: both phases in continuous time, with and without noise"""
-    out: Path | None = None
-    """folder of figures and numbers (default: RUN/verify, or runs/verify-FILE-NAME)"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneOptions(Computing):
-    """Propose T, K, dt and β that bring EP's gradient near the exact one.
-
-    Exit status 0 only if the proposal, measured in float32, reaches the angle.
-    """
-
-    target: tyro.conf.Positional[str]
-    """a recipe, a run directory, or FILE.py:NAME"""
-    angle: float = 5.0
-    """largest angle allowed to the exact gradient (degrees)"""
-    nudging: Nudging | None = None
-    """centered, one-sided or random-sign; default: as configured, else centered"""
-    examples: int = 16
-    """training examples used"""
-    system: str | None = None
-    """FILE.py:NAME of a run's own model, which is executed only if named here"""
-    out: Path | None = None
-    """folder of figure and numbers (default: RUN/tune, or runs/tune-FILE-NAME)"""
-    json: Flag = False
-    """print one JSON object on standard output, and nothing else"""
+from ._options import TuneOptions, VerifyOptions
+from ._platform import start
 
 
 @dataclasses.dataclass(frozen=True)

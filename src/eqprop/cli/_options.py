@@ -1,0 +1,305 @@
+"""What the commands accept: all that `eqprop COMMAND --help` needs, without JAX.
+
+`train` and `bench` take the options of a recipe, whose classes need JAX: `SHORT` holds
+their short help, and `--help-all` shows the long one.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from ._console import Flag
+from ._platform import Computing
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions(Computing):
+    """Measure a run's error on its test set, or on a file."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+    data: Path | None = None
+    """FILE.npz with arrays x and y (default: the run's own test set)"""
+    best: Flag = False
+    """use the parameters of the best epoch (by validation, else training error), not
+    the last"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions(Computing):
+    """Write a run's predictions for the inputs x of a file."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+    data: tyro.conf.Positional[Path]
+    """FILE.npz with an array x"""
+    out: Path | None = None
+    """FILE.npz to write (default: the input's name with -predictions)"""
+    best: Flag = False
+    """use the parameters of the best epoch (by validation, else training error), not
+    the last"""
+    system: str | None = None
+    """FILE.py:NAME of the run's own model, which is executed only if named here"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions(Computing):
+    """Check the papers' theorems on a system, in float64.
+
+    Exit status 0 only if all holds that theory promises for this kind of system.
+    """
+
+    target: tyro.conf.Positional[str]
+    """a recipe, a run directory, or FILE.py:NAME"""
+    beta: float | None = None
+    """nudge of the table's EP rows and of the curves (default: one that fits)"""
+    dt: float | None = None
+    """step size in neuron time constants (default: the largest that settles)"""
+    steps: int | None = None
+    """length of the processes (default: until the error has decayed)"""
+    examples: int = 8
+    """number of training examples used"""
+    system: str | None = None
+    """FILE.py:NAME of a run's own model, which is executed only if named here"""
+    estimator: str | None = None
+    """a learning rule to check, as in eqprop train (default: the configured one)"""
+    precision: Literal["float32", "tf32", "bf16"] | None = None
+    """arithmetic whose effect on the rule's gradient is measured"""
+    flow: Flag = False
+    """draw flow.png too: both phases in continuous time, with and without noise"""
+    out: Path | None = None
+    """folder of figures and numbers (default: RUN/verify, or runs/verify-FILE-NAME)"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneOptions(Computing):
+    """Propose T, K, dt and β that bring EP's gradient near the exact one.
+
+    Exit status 0 only if the proposal, measured in float32, reaches the angle.
+    """
+
+    target: tyro.conf.Positional[str]
+    """a recipe, a run directory, or FILE.py:NAME"""
+    angle: float = 5.0
+    """largest angle allowed to the exact gradient (degrees)"""
+    nudging: Literal["centered", "one-sided", "random-sign"] | None = None
+    """kind of nudge (default: as configured, else centered)"""
+    examples: int = 16
+    """number of training examples used"""
+    system: str | None = None
+    """FILE.py:NAME of a run's own model, which is executed only if named here"""
+    out: Path | None = None
+    """folder of figure and numbers (default: RUN/tune, or runs/tune-FILE-NAME)"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions(Computing):
+    """Train a recipe by several learning rules from the same weights."""
+
+    recipe: tyro.conf.Positional[str] = "digits"
+    """the recipe whose network, data, optimizer and phases all rules share"""
+    estimators: str = "ep,cep,chl,rbp,bptt,vf"
+    """learning rules as in eqprop train --estimator, joined by commas"""
+    epochs: int | None = None
+    """passes over the training examples (default: those of the recipe)"""
+    seed: int = 0
+    """seed of the initial weights and the order, the same for all rules"""
+    learning_rate: float = 0.003
+    """of the rules that move the parameters themselves (cep): plain SGD"""
+    run: Path | None = None
+    """directory, with one run for each rule (default: runs/compare-RECIPE-TIME); runs
+    that are finished there are not trained again"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """Search the options of eqprop train for the least validation error.
+
+    All other options are those of eqprop train, the same for every trial.
+    """
+
+    vary: tuple[str, ...]
+    """what to vary: OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=A,B,C, with the
+    options of eqprop train, e.g. estimator.beta=0.05:1:log batch-size=10,20,50"""
+    trials: int = 20
+    """number of trials, including those that the study already holds"""
+    run: Path | None = None
+    """directory of the study and its runs (default: runs/search-RECIPE-TIME); an
+    existing study is resumed"""
+    storage: str | None = None
+    """where the study is kept, any URL of Optuna's, shared by many machines (default:
+    SQLite in the directory)"""
+    study: str = "eqprop"
+    """name of the study in the storage"""
+    prune: tyro.conf.FlagCreatePairsOff[bool] = True
+    """stop trials that are worse than the median of the others"""
+    search_seed: int = 0
+    """seed of the proposals; --seed is that of every run"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceOptions(Computing):
+    """Measure the papers' figures, tables and claims again, and judge each.
+
+    Without items: list them, and write the page of --out again.  Exit status 0 only
+    if no claim fails, no error differs from the published one and no seed diverges.
+    """
+
+    items: tyro.conf.Positional[tuple[str, ...]] = ()
+    """items, papers or tables (A, D.table1, …: all items that begin so), or all"""
+    quick: Flag = False
+    """a small version in minutes: few examples, epochs or steps; not the paper's"""
+    settled: Flag = False
+    """of trainings: free phases end once settled, not after the paper's T steps; a
+    fraction of the time, kept as ITEM.settled"""
+    epochs: int | None = None
+    """of each training: at most so many, kept as ITEM.Nepochs; not compared"""
+    seeds: int = 1
+    """of each training: seeds 0, 1, …; a comparison needs 3; those that the record in
+    --out holds, of the same configuration, are not trained again"""
+    runs: Path = Path("runs/reproduce")
+    """folder of the training runs, ITEM/seed0, …: finished ones are used again"""
+    out: Path = Path("runs/reproduce")
+    """folder of the figures, the records and a page of both"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions(Computing):
+    """Make one page of runs, or a table: mean ± std over the seeds of each.
+
+    The page is a single HTML file that loads nothing.  Runs of one configuration
+    that differ by their seed are taken together.  With --out FOLDER the results are
+    kept there instead, as small text files with a table of all that the folder holds.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """run directories"""
+    format: Literal["html", "md", "csv", "latex"] | None = None
+    """html: the page; the others: its table (default: as --out ends, else html)"""
+    out: Path | None = None
+    """file to write (default: RUN/report.html, or report.html for several runs; a
+    table is printed), or a folder in which results are kept"""
+    no_examples: Flag = False
+    """do not settle the test examples: fast, but without the parts made from them"""
+    system: str | None = None
+    """execute this FILE.py:NAME, for runs whose model is a program"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Computing):
+    """Write a run's network as safetensors and JSON, for programs without eqprop."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+    out: Path | None = None
+    """folder of model.safetensors and model.json (default: RUN/export)"""
+    system: str | None = None
+    """execute this FILE.py:NAME, for a run whose model is a program"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipesOptions:
+    """List the recipes: what eqprop train can train by name."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """show only recipes whose line contains all of these words, e.g. mnist"""
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoOptions:
+    """Show versions, devices and data found."""
+
+    json: Flag = False
+    """print one JSON object on standard output, and nothing else"""
+
+
+OPTIONS = {
+    "eval": EvalOptions,
+    "predict": PredictOptions,
+    "verify": VerifyOptions,
+    "tune": TuneOptions,
+    "compare": CompareOptions,
+    "search": SearchOptions,
+    "reproduce": ReproduceOptions,
+    "report": ReportOptions,
+    "export": ExportOptions,
+    "recipes": RecipesOptions,
+    "info": InfoOptions,
+}
+
+SHORT = {
+    "train": """\
+usage: eqprop train [RECIPE] [options]
+
+Train a recipe (default: digits; list them with eqprop recipes), your data or your
+model.  Options replace what the recipe says.
+
+what to train
+  --data FILE.npz           your data, arrays x and y; or digits, mnist, fashion-mnist
+  --system FILE.py:NAME     your model: a function that returns (system, cost, x, y)
+  --model.hidden N …        units of each hidden layer, from the input side on
+
+how to train
+  --estimator RULE          ep, bptt, rbp, implicit, vf, chl, … (all: --help-all)
+  --estimator.beta BETA     strength of the nudge (dimensionless, not 0)
+  --estimator.free.steps T  steps of the free phase; more if examples do not settle
+  --estimator.nudged.steps K  steps of the nudged phase
+  --optimizer.lr RATE …     learning rate: one, or one for each layer
+  --epochs N                passes over the training examples
+  --batch-size N            examples in one update
+  --validation N            training examples held out: a number, or a fraction < 1
+  --persistent              start each free phase from the example's last equilibrium
+  --seed N                  seed of weights, order and signs (default: 0)
+  --seeds N                 train N runs with the seeds SEED, SEED + 1, … (default: 1)
+
+where
+  --run DIR                 directory of the run (default: runs/RECIPE-TIME)
+  --resume DIR              resume the run in this directory; takes few other options
+  --platform WORD           auto, cpu, gpu or tpu (default: auto)
+  --devices N               devices that share each batch (default: 1)
+  --writers LIST            tensorboard, wandb, trackio, joined by commas
+  --json                    print one JSON object on standard output, and nothing else
+
+eqprop train RECIPE --help-all shows every option with the default of that recipe.""",
+    "bench": """\
+usage: eqprop bench [RECIPE] [options]
+
+Measure what a recipe (default: digits) or your model costs on this machine.  The
+examples of named data sets are random: nothing is downloaded.
+
+  --system FILE.py:NAME     your model: a function that returns (system, cost, x, y)
+  --estimator RULE          learning rule, as in eqprop train
+  --batch-size N            examples in one update
+  --model.hidden N …        units of each hidden layer, from the input side on
+  --persistent              start each free phase from the example's last equilibrium
+  --rounds N                measurements of each number (default: 7); more narrow the
+                            range
+  --platform WORD           auto, cpu, gpu or tpu (default: auto)
+  --json                    print one JSON object on standard output, and nothing else
+
+eqprop bench RECIPE --help-all shows every option with the default of that recipe.""",
+}
