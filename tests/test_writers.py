@@ -45,6 +45,27 @@ def events(folder):
     return found
 
 
+@pytest.mark.parametrize("absent", [None, "tensorboardX"])
+def test_either_package_writes_event_files(absent, monkeypatch):
+    """Fails if TensorBoard's own package is refused, or writes something else."""
+    if absent is not None:
+        pytest.importorskip("tensorboard")
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda n: None if n == absent else found(n)
+        )
+    drive(["tensorboard"])
+    found = scalars("driven/tensorboard")
+    assert found == {("loss", k): pytest.approx(1 / k) for k in (1, 2, 3)}
+    (text,) = [
+        value.tensor.string_val[0].decode()
+        for event in events("driven/tensorboard")
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "text"
+    ]
+    assert '"epochs": 3' in text
+
+
 def scalars(folder):
     """(name, epoch) → value; what comes before a restart at its step is forgotten."""
     found = {}
@@ -127,8 +148,8 @@ def drive(names, epochs=(1, 2, 3), run="driven"):
 
 def test_a_writer_that_fails(own, monkeypatch):
     """One warning, the others go on, and the run is bit for bit the same."""
-    monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
-    monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))
+    monkeypatch.setitem(WRITERS, "failing", (Failing, ("json",)))
+    monkeypatch.setitem(WRITERS, "kept", (Kept, ("json",)))
     alone = train("alone", own)
     with pytest.warns(RunWarning, match="failing") as caught:
         run = train("run", own, writers=["failing", "kept"])
@@ -145,8 +166,8 @@ def test_a_writer_that_fails(own, monkeypatch):
 @pytest.mark.parametrize("moment", ["open", "close"])
 def test_a_writer_that_fails_at_either_end(moment, monkeypatch):
     """Fails if a service that is away, or a disk full at the end, stops a run."""
-    monkeypatch.setitem(WRITERS, "failing", (Failing, "json"))
-    monkeypatch.setitem(WRITERS, "kept", (Kept, "json"))
+    monkeypatch.setitem(WRITERS, "failing", (Failing, ("json",)))
+    monkeypatch.setitem(WRITERS, "kept", (Kept, ("json",)))
     monkeypatch.setattr(Failing, "moment", moment)
     with pytest.warns(RunWarning, match="failing") as caught:
         drive(["failing", "kept"])
@@ -156,16 +177,16 @@ def test_a_writer_that_fails_at_either_end(moment, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
-def test_a_missing_package_names_the_extra(name, monkeypatch, capsys):
-    """Before anything is trained or written."""
+def test_a_missing_package_is_named(name, monkeypatch, capsys):
+    """Before anything is trained or written, with a command that works anywhere."""
     found = importlib.util.find_spec
-    module = WRITERS[name][1]
+    packages = WRITERS[name][1]
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n: None if n == module else found(n)
+        importlib.util, "find_spec", lambda n: None if n in packages else found(n)
     )
     status = cli.main(["train", "--writers", name, "--run", "run"])
     assert status == 2
-    assert f"pip install 'eqprop[{name}]'" in capsys.readouterr().err
+    assert f"pip install {packages[0]}\n" in capsys.readouterr().err
     assert not Path("run").exists()
 
 

@@ -35,41 +35,63 @@ class AbstractWriter(abc.ABC):
 
 
 class TensorBoard(AbstractWriter):
-    """Event files in `RUN/tensorboard`, written by tensorboardX.
+    """Event files in `RUN/tensorboard`, by tensorboardX or tensorboard.
 
-    Its `SummaryWriter` writes from a thread whose end (a full disk) would leave the
-    run waiting for ever, so events are written here, one epoch at a time.
+    Their own writers write from a thread.  If that ends (a full disk), the run would
+    wait for it without end, so events are written here, one epoch at a time.
     """
 
     def __init__(self, run: Path, config: dict[str, Any], first: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar, text
-
-        self._proto: Any = event_pb2
-        self._scalar = scalar
         folder = run / "tensorboard"
         folder.mkdir(exist_ok=True)
         # A resumed run has a file of its own, and what it repeats counts no more.
-        suffix = f".{os.getpid()}.{time.time_ns()}"
-        self._events = EventsWriter(str(folder / "events"), filename_suffix=suffix)
-        log = self._proto.SessionLog
-        start = log(status=log.START)
-        self._put(first, session_log=start)
-        settings = json.dumps(config, indent=1, ensure_ascii=False)
-        self._put(0, summary=text("config", f"```\n{settings}\n```"))
+        name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}.{time.time_ns()}"
+        self._events, self._event = _event_file(folder / name)
+        self._put(0, file_version="brain.Event:2")
+        self._put(first, session_log={"status": "START"})
+        text = f"```\n{json.dumps(config, indent=1, ensure_ascii=False)}\n```"
+        tensor = {
+            "dtype": "DT_STRING",
+            "string_val": [text.encode()],
+            "tensor_shape": {"dim": [{"size": 1}]},
+        }
+        metadata = {"plugin_data": {"plugin_name": "text"}}
+        self._summary(0, tag="config/text_summary", metadata=metadata, tensor=tensor)
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._put(epoch, summary=self._scalar(name, value))
+            self._summary(epoch, tag=name, simple_value=value)
         self._events.flush()
 
     def close(self) -> None:
+        self._events.flush()
         self._events.close()
 
+    def _summary(self, step: int, **value: Any) -> None:
+        self._put(step, summary={"value": [value]})
+
     def _put(self, step: int, **content: Any) -> None:
-        event = self._proto.Event(wall_time=time.time(), step=step, **content)
-        self._events.write_event(event)
+        event = self._event(wall_time=time.time(), step=step, **content)
+        self._events.write(event.SerializeToString())
+
+
+def _event_file(path: Path) -> tuple[Any, Any]:
+    """An event file, and the class of its events, of the package that is there."""
+    if importlib.util.find_spec("tensorboardX"):
+        from tensorboardX.proto.event_pb2 import (
+            Event,  # type: ignore[attr-defined]
+        )
+        from tensorboardX.record_writer import RecordWriter
+
+        return RecordWriter(str(path)), Event
+    from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-not-found]
+        Event,
+    )
+    from tensorboard.summary.writer.record_writer import (  # type: ignore[import-not-found]
+        RecordWriter,
+    )
+
+    return RecordWriter(path.open("wb")), Event
 
 
 class WeightsAndBiases(AbstractWriter):
@@ -117,12 +139,12 @@ class Trackio(AbstractWriter):
 
 Open = Callable[[Path, dict[str, Any], int], AbstractWriter]
 
-WRITERS: dict[str, tuple[Open, str]] = {
-    "tensorboard": (TensorBoard, "tensorboardX"),
-    "wandb": (WeightsAndBiases, "wandb"),
-    "trackio": (Trackio, "trackio"),
+WRITERS: dict[str, tuple[Open, tuple[str, ...]]] = {
+    "tensorboard": (TensorBoard, ("tensorboardX", "tensorboard")),
+    "wandb": (WeightsAndBiases, ("wandb",)),
+    "trackio": (Trackio, ("trackio",)),
 }
-"""How each is opened, and the module it needs; the extra has the writer's name."""
+"""How each is opened, and the packages of which it needs one."""
 
 
 def check_writers(names: Iterable[str]) -> None:
@@ -131,11 +153,11 @@ def check_writers(names: Iterable[str]) -> None:
         if name not in WRITERS:
             known = ", ".join(WRITERS)
             raise ValueError(f"there is no writer {name!r}; choose of {known}")
-        module = WRITERS[name][1]
-        if importlib.util.find_spec(module) is None:
+        packages = WRITERS[name][1]
+        if not any(map(importlib.util.find_spec, packages)):
             raise ValueError(
-                f"the writer {name} needs the package {module}, which is not "
-                f"installed: pip install 'eqprop[{name}]'"
+                f"the writer {name} needs the package {' or '.join(packages)}, which "
+                f"is not installed. Install it with: pip install {packages[0]}"
             )
 
 
