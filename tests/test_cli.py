@@ -9,7 +9,7 @@ import pytest
 
 import eqprop as ep
 from eqprop import cli
-from messages import command
+from messages import assert_holds, command, refused
 
 SMALL = ["--model.hidden", "24", "--epochs", "3"]
 
@@ -223,13 +223,46 @@ def test_recipes_and_info(capsys):
     assert all(row["paper"] and row["expected"] for row in listed)
     status, out, _ = run(capsys, "recipes")
     assert status == 0
-    assert "mnist-1h" in out
+    assert all(f" {name} " in out for name in ep.RECIPES)
     found = run_json(capsys, "info")
     assert found["packages"]["jax"]
     assert set(found["data"]) == {"digits", "mnist", "fashion-mnist"}
     status, out, _ = run(capsys, "info")
     assert status == 0
     assert "bundled" in out
+
+
+def test_recipes_are_grouped_and_filtered(capsys):
+    """Fails if a group is missing, or a filter shows what it should not."""
+    rows = run_json(capsys, "recipes")["recipes"]
+    assert len({row["group"] for row in rows}) == 4
+    assert rows[0]["group"] == "start here"
+    found = run_json(capsys, "recipes", "MNIST", "conv")["recipes"]
+    expected = [
+        r.name
+        for r in ep.RECIPES.values()
+        if "mnist" in f"{r.name} {r.summary} {r.paper}".lower()
+        and "conv" in f"{r.name} {r.summary} {r.paper}".lower()
+    ]
+    assert [row["name"] for row in found] == expected
+    assert "mnist-conv" in expected
+    out = run(capsys, "recipes", "leaky")[1]
+    assert "digits-leaky" in out
+    assert "mnist" not in out.rpartition("filter the list")[0]
+    assert "start here" not in out
+
+
+@pytest.mark.parametrize("words", [("train", "digtis"), ("verify", "digtis")])
+def test_a_misspelt_recipe_brings_the_nearest_alone(words, capsys):
+    """Fails if the way to the right name is lost among 75."""
+    message = refused(capsys, *words)
+    assert_holds(message, "'digtis'", "did you mean digits?", "eqprop recipes")
+    assert len(message) < 120
+
+
+def test_a_filter_that_nothing_passes(capsys):
+    """Fails if an empty list passes for an answer."""
+    assert_holds(refused(capsys, "recipes", "mnits"), "'mnits'", "eqprop recipes")
 
 
 def test_results_are_kept_and_tabled(capsys):

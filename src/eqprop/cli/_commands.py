@@ -106,15 +106,38 @@ def _check_out(out: Path, source: Path) -> None:
 
 
 def recipes(argv: list[str]) -> int:
-    """`eqprop recipes`."""
+    """`eqprop recipes [WORD…]`."""
     options = parse(RecipesOptions, "recipes", argv)
-    fields = ("name", "summary", "paper", "expected")
-    rows = [[getattr(r, f) for f in fields] for r in _recipes.RECIPES.values()]
+    chosen = [r for r in _recipes.RECIPES.values() if _matches(r, options.words)]
+    if not chosen:
+        raise ValueError(
+            f"no recipe contains {' and '.join(map(repr, options.words))} in its name, "
+            "description or paper. List all of them: eqprop recipes"
+        )
     if options.json:
-        print_json({"recipes": [dict(zip(fields, row, strict=True)) for row in rows]})
-    else:
-        table("", ("recipe", "what", "paper", "expected"), rows)
+        fields = ("name", "summary", "paper", "expected", "group")
+        print_json({"recipes": [{f: getattr(r, f) for f in fields} for r in chosen]})
+        return 0
+    for group in _recipes.GROUPS:
+        rows = [
+            (r.name, r.summary, r.paper, r.expected.removeprefix("test error "))
+            for r in chosen
+            if r.group == group
+        ]
+        columns = ["recipe", "what", "paper", "test error expected"]
+        if all(paper.startswith("none") for _, _, paper, _ in rows):
+            columns.remove("paper")
+            rows = [(name, what, expected) for name, what, _, expected in rows]
+        if rows:
+            table(group, columns, rows)
+    print("train one: eqprop train RECIPE; filter the list: eqprop recipes mnist")
     return 0
+
+
+def _matches(recipe: _recipes.Recipe, words: tuple[str, ...]) -> bool:
+    """Whether every word occurs in what is listed of a recipe."""
+    text = f"{recipe.name} {recipe.summary} {recipe.paper}".lower()
+    return all(word.lower() in text for word in words)
 
 
 def info(argv: list[str]) -> int:

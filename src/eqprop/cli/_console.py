@@ -41,7 +41,7 @@ def split_words(text: str) -> list[str]:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The nearest known word, or all of them."""
+    """The nearest known word, or all of them if none is near."""
     known = list(known)
     near = difflib.get_close_matches(word, known, 1)
     return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"

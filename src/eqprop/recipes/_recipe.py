@@ -6,7 +6,12 @@ import difflib
 from ..training import Config
 from . import _best, _digits, _follow_ups, _paper_a, _paper_c, _paper_d, _practice
 
-_FILES = (_practice, _best, _digits, _paper_a, _paper_c, _paper_d, _follow_ups)
+GROUPS = {
+    "start here": (_practice,),
+    "papers": (_paper_a, _paper_c, _paper_d, _follow_ups),
+    "digits, one for each learning rule": (_digits,),
+    "best results": (_best,),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,17 +23,24 @@ class Recipe:
     summary: str
     paper: str
     expected: str
+    group: str
 
 
 RECIPES: dict[str, Recipe] = {
-    name: Recipe(name, *row) for file in _FILES for name, row in file.RECIPES.items()
+    name: Recipe(name, *row, group=group)
+    for group, files in GROUPS.items()
+    for file in files
+    for name, row in file.RECIPES.items()
 }
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; a `ValueError` with the nearest one where none is."""
+    """The recipe of that name.
+
+    **Raises:** `ValueError` with the nearest name.
+    """
     if name in RECIPES:
         return RECIPES[name]
     near = difflib.get_close_matches(name, RECIPES, 1)
-    hint = f"did you mean {near[0]}?" if near else "see eqprop recipes"
-    raise ValueError(f"there is no recipe {name!r}; {hint} ({', '.join(RECIPES)})")
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"there is no recipe {name!r}; {hint}List them: eqprop recipes")
