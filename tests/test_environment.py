@@ -39,7 +39,7 @@ def test_how_a_session_ended():
     assert read("run")["outcome"] == "finished"
     for error, outcome in (
         (KeyboardInterrupt(), "interrupted"),
-        (ep.TrainingInterrupted("stop"), "interrupted"),
+        (ep.TrainingInterrupted("stop", "again"), "interrupted"),
         (ep.TrainingDiverged("NaN"), "diverged"),
         (OSError(28, "No space"), "failed: OSError"),
     ):

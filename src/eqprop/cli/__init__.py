@@ -8,7 +8,6 @@ import errno
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -120,6 +119,7 @@ def _show_warnings() -> None:
 
 def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run one command; what goes wrong becomes a message and a status."""
+    from ..estimators import UnsuitableRule
     from ..runs import TrainingInterrupted
     from ..training import TrainingDiverged, WorkerLost
     from ._console import fail
@@ -143,23 +143,13 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
             return fail(f"{_reason(error)}; make room, or write elsewhere", 1)
         if isinstance(error, OSError):
             return fail(_reason(error), 2)
+        if isinstance(error, UnsuitableRule):
+            words = " or ".join(f"--estimator {word}" for word in error.instead)
+            return fail(f"{error} (on the command line: {words})", 2)
         if isinstance(error, ValueError):
-            return fail(_in_flags(str(error)), 2)
+            return fail(str(error), 2)
         where = "EQPROP_DEBUG=1 shows where"
         return fail(f"{type(error).__name__}: {_first_line(error)}; {where}", 1)
-
-
-def _in_flags(message: str) -> str:
-    """A message for users of the library, in the words of the command line."""
-    from ..estimators import ESTIMATORS
-
-    words = {kind.__name__: name for name, kind in ESTIMATORS.items()}
-
-    def flag(found: re.Match) -> str:
-        name = words.get(found[1])
-        return found[0] if name is None else f"--estimator {name}"
-
-    return re.sub(r"\bep\.(\w+)", flag, message)
 
 
 _SMALLER = "use smaller layers, a smaller batch_size or fewer examples"

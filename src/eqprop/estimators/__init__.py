@@ -7,6 +7,7 @@ from ._base import (
     AbstractEstimator as AbstractEstimator,
     Gradient as Gradient,
     Stats as Stats,
+    UnsuitableRule as UnsuitableRule,
     weighted_mean as weighted_mean,
 )
 from ._asymmetric import (

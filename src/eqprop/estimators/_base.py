@@ -182,3 +182,14 @@ def replace_ignored(tree: PyTree, weight: Float[Array, " batch"] | None) -> PyTr
         return tree
     chosen = jnp.where(weight != 0, jnp.arange(len(weight)), jnp.argmax(weight))
     return jax.tree.map(lambda leaf: leaf[chosen], tree)
+
+
+class UnsuitableRule(ValueError):
+    """The system or cost does not fit a learning rule; `instead` names rules that do.
+
+    They are named by their words on the command line, the keys of `ESTIMATORS`.
+    """
+
+    def __init__(self, message: str, *instead: str) -> None:
+        super().__init__(message)
+        self.instead = instead

@@ -19,6 +19,7 @@ from ..systems._base import (
     State,
 )
 from ..systems._total_energy import has_total_energy
+from ._base import UnsuitableRule
 
 
 class Clamped(AbstractSystem):
@@ -90,10 +91,11 @@ def check_clamp(
     """
     name = type(system).__name__
     if has_total_energy(system):
-        raise ValueError(
+        raise UnsuitableRule(
             f"{rule} holds outputs in place of a nudge, and {name} brings a total "
             "energy with a nudge of its own; use ep.EquilibriumPropagation, or write "
-            "the energy alone"
+            "the energy alone",
+            "ep",
         )
     try:
         with jax.ensure_compile_time_eval():
@@ -101,10 +103,11 @@ def check_clamp(
     except (jax.errors.JAXTypeError, FloatingPointError):
         reason = "reads through arrays of the system; write indices as Python numbers"
     if reason is not None:
-        raise ValueError(
+        raise UnsuitableRule(
             f"{rule} holds output units at values; {name}.readout {reason}. Read units "
             "of the state as they are, e.g. s[-1], or use "
-            "ep.EquilibriumPropagation, which takes any readout"
+            "ep.EquilibriumPropagation, which takes any readout",
+            "ep",
         )
     prediction, target = jax.eval_shape(system.readout, s).shape, _check.shapes(y)
     if target != prediction:

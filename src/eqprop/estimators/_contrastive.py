@@ -36,7 +36,14 @@ from ..systems._base import (
     State,
 )
 from ..systems._total_energy import batch_costs
-from ._base import AbstractEstimator, Gradient, replace_ignored, Stats, weighted_mean
+from ._base import (
+    AbstractEstimator,
+    Gradient,
+    replace_ignored,
+    Stats,
+    UnsuitableRule,
+    weighted_mean,
+)
 from ._clamped import check_clamp, Clamped
 from ._equilibrium_propagation import _contrast, check_beta, check_phases
 from ._step import inner
@@ -120,16 +127,18 @@ class AbstractClampedContrast(AbstractEstimator):
         """Refuse what clamping cannot learn from, with the reason."""
         rule = type(self).__name__
         if not has_potential(system):
-            raise ValueError(
+            raise UnsuitableRule(
                 f"{rule} contrasts an energy, and {type(system).__name__} has no "
                 "potential; use ep.EquilibriumPropagation, which has a rule for vector "
-                "fields, or ep.AsymmetricEquilibriumPropagation"
+                "fields, or ep.AsymmetricEquilibriumPropagation",
+                *("ep", "asym"),
             )
         if jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
-            raise ValueError(
+            raise UnsuitableRule(
                 f"{rule} only measures the cost, and {type(cost).__name__} has "
                 "parameters, which would never learn; use ep.EquilibriumPropagation "
-                "or a cost without them"
+                "or a cost without them",
+                "ep",
             )
         check_clamp(rule, system, *_check.example((free.state, y)))
 

@@ -26,6 +26,7 @@ from ._base import (
     Gradient,
     replace_ignored,
     Stats,
+    UnsuitableRule,
     weighted_mean,
 )
 
@@ -78,16 +79,18 @@ class AbstractSampler(AbstractEstimator):
     def estimate(self, system, cost, x, y, state, key, weight) -> Gradient:
         key = checked_key(key)
         if not has_potential(system):
-            raise ValueError(
+            raise UnsuitableRule(
                 f"{type(system).__name__} has no potential, and without one there is "
                 "no law e^(−E/T) to differentiate; use ep.EquilibriumPropagation, or "
-                "write the model as an AbstractEnergy"
+                "write the model as an AbstractEnergy",
+                "ep",
             )
         if isinstance(system, AbstractMap):
-            raise ValueError(
+            raise UnsuitableRule(
                 f"{type(system).__name__} is a map: its steps do not descend its "
                 "potential, so that they sample no law e^(−E/T); use "
-                "ep.EquilibriumPropagation, or an energy, e.g. ep.HopfieldEnergy"
+                "ep.EquilibriumPropagation, or an energy, e.g. ep.HopfieldEnergy",
+                "ep",
             )
         state = initial_state(system, x, state)
         _check.check_cost(system, cost, *_check.example((x, y, state)))

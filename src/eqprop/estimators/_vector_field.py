@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..systems._base import AbstractSystem
-from ._base import Gradient, Stats
+from ._base import Gradient, Stats, UnsuitableRule
 from ._equilibrium_propagation import EquilibriumPropagation
 
 
@@ -74,10 +74,11 @@ def reciprocal_pairs(system: Any) -> list[tuple[Array, Array]]:
     """The pairs (W, B) that a system, or a tree of its gradients, declares."""
     name = type(system).__name__
     if not callable(getattr(system, "reciprocal", None)):
-        raise ValueError(
+        raise UnsuitableRule(
             f"{name} declares no pairs of forward and backward weights, so there is "
             "nothing to align; define reciprocal() that returns both sequences, or "
-            "use ep.VectorFieldEquilibriumPropagation"
+            "use ep.VectorFieldEquilibriumPropagation",
+            "vf",
         )
     forward, backward = (jax.tree.leaves(members) for members in system.reciprocal())
     shapes = [[jnp.shape(leaf) for leaf in members] for members in (forward, backward)]

@@ -112,10 +112,8 @@ class Trained(Item):
         try:
             failure = complete(config, run.path, observer=observer)
         except TrainingInterrupted as stop:
-            kept = str(stop).partition(" Go on with")[0]
-            raise TrainingInterrupted(
-                f"{kept} Go on with: the same command again"
-            ) from None
+            again = "the same command again"
+            raise TrainingInterrupted(stop.stopped, again) from None
         return {"seed": config.seed, "failure": failure, **_kept(run)}
 
     def values(self, record: dict[str, Any], key: str) -> list[float]:

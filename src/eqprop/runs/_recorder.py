@@ -19,7 +19,14 @@ SAVE_SECONDS = 5.0
 
 
 class TrainingInterrupted(Exception):
-    """The user asked to stop; everything is saved and the message says how to go on."""
+    """The user asked to stop.
+
+    `stopped` says where and what is saved, `resume` is the command that continues.
+    """
+
+    def __init__(self, stopped: str, resume: str) -> None:
+        super().__init__(f"{stopped}. Resume with: {resume}")
+        self.stopped, self.resume = stopped, resume
 
 
 class Interrupt:
@@ -128,6 +135,6 @@ class Recorder(Observer):
 
     def _stop(self, where: str) -> None:
         raise TrainingInterrupted(
-            f"stopped after {where}; everything is saved in {self.directory.path}. "
-            f"Go on with: eqprop train --resume {self.directory.path}"
+            f"stopped after {where}; everything is saved in {self.directory.path}",
+            f"eqprop train --resume {self.directory.path}",
         )

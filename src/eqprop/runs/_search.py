@@ -200,7 +200,8 @@ def _try(made, trial, run, options, path, watch) -> None:
         try_again(made, trial.params)
         raise TrainingInterrupted(
             f"stopped in trial {trial.number}, which will be tried again; the others "
-            f"are kept in {path}. Go on with the same command and --run {path}"
+            f"are kept in {path}",
+            f"the same command and --run {path}",
         ) from None
     except BaseException:
         made.tell(trial, state=states.FAIL)
@@ -258,7 +259,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise ValueError(
-            "eqprop search needs Optuna; install it with: pip install 'eqprop[search]'"
+            "eqprop search needs Optuna. Install it with: pip install 'optuna>=4'"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

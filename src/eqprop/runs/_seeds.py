@@ -216,13 +216,12 @@ def complete(
 
 
 def _one(config, place: Path, observer, system, shared) -> str | None:
-    """The run of one seed; a Ctrl-C names the command that goes on with all."""
+    """The run of one seed; a Ctrl-C names the command that resumes all of them."""
     try:
         return complete(config, place, observer=observer, system=system, **shared)
     except TrainingInterrupted as stop:
         raise TrainingInterrupted(
-            f"{str(stop).partition(' Go on with')[0]} Go on with all seeds: eqprop "
-            f"train --resume {place.parent}"
+            stop.stopped, f"eqprop train --resume {place.parent}"
         ) from None
 
 
