@@ -11,8 +11,6 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
-from . import _start as _start
-
 __version__ = "0.1.0"
 
 

@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _quick_answer(argv)
         if status is None:
-            command = _loaded(argv[0])
             rest = ["--help" if word == "--help-all" else word for word in argv[1:]]
-            with Heard(), warnings.catch_warnings():
+            with Heard(arguments is None) as heard, warnings.catch_warnings():
+                command = _loaded(argv[0])
+                heard.loading = False
                 _show_warnings()
                 status = _guarded(command, rest)
         sys.stdout.flush()
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has seen enough (`| head`); nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    except KeyboardInterrupt:  # while it loads; of the program, `_start` answers
+    except KeyboardInterrupt:  # while libraries load
         status = 130
         print("interrupted: stopped before anything was done", file=sys.stderr)
     if arguments is None and status:

@@ -1,9 +1,10 @@
-"""Ctrl-C that is heard: JAX runs Python in callbacks, and loses what they raise.
+"""Re-raise a Ctrl-C that a library swallowed: JAX loses what its callbacks raise.
 
-SIGTERM, by which a batch system announces the end, is heard in the same way.
+SIGTERM, by which a batch system announces the end, counts as Ctrl-C.
 """
 
 import _thread
+import os
 import signal
 import sys
 import threading
@@ -14,7 +15,14 @@ AGAIN = 0.3  # seconds until a Ctrl-C that had no effect is repeated
 
 
 class Heard:
-    """Within this block Ctrl-C raises KeyboardInterrupt until that ends the block."""
+    """Within this block Ctrl-C raises KeyboardInterrupt until that ends the block.
+
+    While `loading` it ends the program at once: an exception in the middle of an import
+    would be a traceback, or be lost.
+    """
+
+    def __init__(self, loading: bool = False) -> None:
+        self.loading = loading
 
     def __enter__(self) -> "Heard":
         self._timer: threading.Timer | None = None
@@ -33,6 +41,9 @@ class Heard:
             self._timer.cancel()
 
     def _raise(self, *_) -> None:
+        if self.loading:
+            os.write(2, b"interrupted: stopped before anything was done\n")
+            os._exit(130)
         self._timer = threading.Timer(AGAIN, _thread.interrupt_main)
         self._timer.daemon = True
         self._timer.start()
