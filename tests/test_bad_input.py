@@ -30,7 +30,7 @@ def copied(small_run, tmp_path):
         ("trian", ("'trian'", "train")),
         ("zzz", ("'zzz'", "train", "eval", "predict", "recipes", "info")),
         ("train mnist-1hh", ("'mnist-1hh'", "mnist-1h")),
-        ("train zzz", ("'zzz'", "digits", "mnist-fast", "recipes")),
+        ("train zzz", ("'zzz'", "to list them: eqprop recipes")),
         ("train my.npz", ("'my.npz'", "--data my.npz")),
         ("train my.py:f", ("'my.py:f'", "--system my.py:f")),
         ("train --data minst", ("'minst'", "'mnist'", "digits", ".npz")),

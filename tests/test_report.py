@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 import eqprop as ep
 from eqprop import cli
+from eqprop.report import _curves
+from eqprop.report._table import duration
 from eqprop.verification._metrics import Agreement
 from eqprop.verification._verification import Check, Row, Verification
 
@@ -114,7 +117,7 @@ def test_the_page(runs, capsys):
         *("Results", "Curves", "Settling", "First-layer weights", "Confusion matrix"),
         *("Misclassified examples", "Configuration", "How to reproduce"),
     }
-    results = dict(table(found["Results"]))
+    results = dict(zip(*table(found["Results"]), strict=True))
     assert results["seeds"] == "0 1"
     errors = [100 * last(run)["test_error"] for run in seeds]
     spread = f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}"
@@ -206,6 +209,61 @@ def test_one_run_has_no_deviation_and_no_run_counts_twice(runs, capsys):
         assert "±" not in out
 
 
+def test_one_configuration_is_one_row(runs, capsys):
+    """Fails if the table is turned on its side, or repeats the page's title."""
+    assert command(capsys, runs / "s0", "--no-examples", "--out", "p.html")[0] == 0
+    page = read("p.html")
+    heads, row = table(sections(page)["Results"])
+    assert heads[:2] == ["seeds", "epochs"]
+    assert row[:2] == ["0", "2"]
+    (seconds,) = [c for h, c in zip(heads, row, strict=True) if h == "training time"]
+    assert seconds == f"{last(runs / 's0')['training_seconds']:.3g} s"
+
+
+def test_one_is_not_many(runs, capsys):
+    """Fails if one thing is counted as several."""
+    for paths, text in (
+        ([runs / "s0"], "1 run, 1 configuration\n"),
+        ([runs / "s0", runs / "s1"], "2 runs, 1 configuration\n"),
+    ):
+        out = command(capsys, *paths, "--no-examples", "--out", "p.html")[1]
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "text"),
+    [
+        (3.84, 2.58, "3.8 ± 2.6 s"),
+        (0.5, None, "0.5 s"),
+        (119.0, None, "119 s"),
+        (150.0, 30.0, "2.50 ± 0.50 min"),
+        (9000.0, None, "2.5 h"),
+    ],
+)
+def test_a_time_has_the_unit_that_fits(mean, spread, text):
+    """Fails if seconds are shown as fractions of a minute."""
+    assert duration(mean, spread) == text
+
+
+@pytest.mark.parametrize("lowest", [0.9, 0.2, 0.05, 1e-6])
+def test_labels_of_an_axis_do_not_collide(lowest, monkeypatch):
+    """Fails if two tick labels of a loss cover each other."""
+    drawn = []
+    monkeypatch.setattr(_curves, "_svg", drawn.append)
+    lines = [("train", "#000000", "-", [([1, 2, 3], [1.0, (1 + lowest) / 2, lowest])])]
+    _curves._draw("loss", lines, log=True)
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    ticks = [*axis.yaxis.get_major_ticks(), *axis.yaxis.get_minor_ticks()]
+    low, high = axis.bbox.y0, axis.bbox.y1
+    boxes = [t.label1.get_window_extent() for t in ticks if t.label1.get_text()]
+    boxes = sorted((b.y0, b.y1) for b in boxes if low <= (b.y0 + b.y1) / 2 <= high)
+    assert len(boxes) >= 2
+    for (_, top), (bottom, _) in itertools.pairwise(boxes):
+        assert top < bottom
+
+
 def test_a_seed_twice_is_said(copies, runs, capsys):
     """Fails if two runs of one seed pass for independent ones."""
     paths = (copies / "s0", runs / "s0")
@@ -253,7 +311,7 @@ def test_the_gradient_check(copies, capsys):
         "β fits.",
         "1.5°",
         "97.0 %",
-        "1 checks: 1 hold, 0 fail",
+        "1 check: 1 passed, 0 failed",
     ):
         assert part in text
     assert len(list(check.iter(f"{HTML}img"))) == 1

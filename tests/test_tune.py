@@ -1,6 +1,7 @@
 """`tune`: what it proposes is measured again, by routes of the test's own."""
 
 import functools
+import dataclasses
 import json
 import shlex
 from typing import Any
@@ -219,7 +220,8 @@ def test_a_system_that_never_settles_is_a_result(data):
     assert tuning.overrides() == {}
     assert tuning.flags() == ""
     assert "dt" in tuning.table()
-    assert tuning.plot() is not None
+    shown = [axis for axis in tuning.plot().axes if axis.axison]
+    assert [axis.get_xlabel()[:2] for axis in shown] == ["dt"]
 
 
 def test_overrides_flags_and_text(loose):
@@ -249,6 +251,15 @@ def test_plot_writes_a_png(network, tmp_path):
     assert (tmp_path / "tune.png").read_bytes()[:4] == b"\x89PNG"
     assert len(figure.axes) == 5  # four panels, and the residual's scale
     assert all(axis.get_ylabel() for axis in figure.axes)
+
+
+def test_what_was_not_measured_gets_no_panel(network):
+    """Sweeps have no dt: fails if the first panel says so and shows nothing."""
+    curves = {name: c for name, c in network.curves.items() if name != "dt"}
+    figure = dataclasses.replace(network, curves=curves).plot()
+    panels = [axis for axis in figure.axes if axis.axison and axis.get_xlabel()]
+    assert len(panels) == 3
+    assert all(axis.lines for axis in panels)
 
 
 @pytest.mark.parametrize("target", [0, -1, 90, float("nan"), "5"])

@@ -143,15 +143,13 @@ def _print(name: str, found: dict[str, Any]) -> None:
 
 def _note(relaxation: dict[str, Any]) -> str:
     lines = [
-        "a relaxation step: by the difference of a long and a short relaxation; of one "
-        "example: what a step costs",
-        "whatever the batch (the loop, kernel launches, reading the weights); beside "
-        "the steps: input drive, start, residual",
+        "a relaxation step: a long relaxation less a short one, divided by the steps",
+        "of one example: the same with a batch of one, what a step costs at least",
+        "beside the steps: what else a relaxation costs: input drive, start, residual",
     ]
     if relaxation["flops_per_step"] is None:
         lines.append(
-            f"no arithmetic is given: XLA cannot count a step of "
-            f"{relaxation['relaxation']}"
+            f"no arithmetic: XLA cannot count that of {relaxation['relaxation']}"
         )
     return "\n".join(lines)
 

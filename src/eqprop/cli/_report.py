@@ -37,7 +37,8 @@ def report(argv: list[str]) -> int:
         out = (paths[0] if len(paths) == 1 else Path()) / "report.html"
     start(options)
     examples = kind == "html" and not options.no_examples
-    with prints_aside(), working(f"reading {len(paths)} runs"):
+    count = _report.count
+    with prints_aside(), working(f"reading {count(len(paths), 'run')}"):
         records = [
             runs.record_of(path, examples=examples, system=options.system)
             for path in paths
@@ -54,7 +55,8 @@ def report(argv: list[str]) -> int:
     elif out is None:
         print(text, end="")
     else:
-        print(f"wrote {out}: {len(records)} runs, {len(groups)} configurations")
+        held = f"{count(len(records), 'run')}, {count(len(groups), 'configuration')}"
+        print(f"wrote {out}: {held}")
         for path, reasons in missing.items() if kind == "html" else ():
             print("\n".join(f"without, of {path}: {reason}" for reason in reasons))
     return 0

@@ -42,5 +42,5 @@ def recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     near = difflib.get_close_matches(name, RECIPES, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"there is no recipe {name!r}; {hint}List them: eqprop recipes")
+    hint = f"did you mean {near[0]}? To" if near else "to"
+    raise ValueError(f"there is no recipe {name!r}; {hint} list them: eqprop recipes")

@@ -164,6 +164,8 @@ def _color(k: int) -> str:
 
 def _draw(title: str, lines: list[Line], log: bool) -> bytes:
     """Each run thin, and their mean thick where there are several."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = subplots(1, 1, (4.6, 3.0))
     axis = axes[0, 0]
     for label, color, style, runs in lines:
@@ -175,12 +177,13 @@ def _draw(title: str, lines: list[Line], log: bool) -> bytes:
         if several:
             axis.plot(*_mean(runs), style, color=color, lw=1.8, label=label)
     values = [v for line in lines for _, run in line[3] for v in run]
-    if log and min(values) > 0:
+    if log and min(values) > 0 and max(values) > 3 * min(values):
         axis.set_yscale("log")
+        # At most four labels in a decade: more would collide.
         few = max(values) < 30 * min(values)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}" if few else "")
-        axis.tick_params(which="minor", labelsize=7)
+        axis.yaxis.set_minor_formatter("")
     elif min(values) >= 0:
         axis.set_ylim(bottom=0)
     axis.set_xlabel("epoch")

@@ -1,9 +1,11 @@
 """Sections on single examples: how they settled, and what they were taken for."""
 
+from typing import Any
+
 import numpy as np
 
 from ._curves import residuals
-from ._html import Element, image, pixels, scrolling, table, tag
+from ._html import pixels
 from ._record import Group, Outcome, Record, STATUSES
 from ._table import described
 
@@ -11,9 +13,9 @@ SHOWN = 24
 LARGEST_TABLE = 40
 
 
-def settling_section(groups: list[Group]) -> list[Element]:
+def settling_section(groups: list[Group]) -> list[dict[str, Any]]:
     """Steps, residual and status of every example of the measured split."""
-    content = []
+    found = []
     for group in groups:
         outcomes = [run.outcome for run in group.runs if run.outcome]
         if not outcomes:
@@ -21,33 +23,26 @@ def settling_section(groups: list[Group]) -> list[Element]:
         text = f"{len(outcomes[0].steps)} {_split_name(outcomes[0])}, each settled anew"
         if len(outcomes) > 1:
             text += f", by each of {len(outcomes)} runs"
-        content.append(tag("h3", _group_title(group, groups, text)))
         joined = {
             name: np.concatenate([getattr(outcome, name) for outcome in outcomes])
             for name in ("status", "steps", "residual")
         }
-        heads = ["ended", "examples", "share", "mean steps", "median residual"]
-        rows = _settling_rows(**joined)
-        content.append(table([*heads, "largest"], rows, label="How examples settled"))
-        picture = residuals(joined["residual"], joined["status"])
-        if picture is not None:
-            alt = f"Histogram of the residuals of these {len(joined['steps'])} examples"
-            content.append(tag("figure", image(picture, alt), class_="histogram"))
-    if content:
-        text = (
-            "Settled: the residual ‖velocity‖∞ of the last step is below the "
-            "tolerance of the free phase (the square root of the precision where none "
-            "is set). Oscillating: unsettled, and the last two steps all but cancel. "
-            "Diverged: not finite."
+        found.append(
+            {
+                "title": _group_title(group, groups, text),
+                "rows": _settling_rows(**joined),
+                "picture": residuals(joined["residual"], joined["status"]),
+                "alt": "Histogram of the residuals of these "
+                f"{len(joined['steps'])} examples",
+            }
         )
-        content.append(tag("p", text, class_="note"))
-    return content
+    return found
 
 
 def _settling_rows(
     status: np.ndarray, steps: np.ndarray, residual: np.ndarray
-) -> list[list["str | Element"]]:
-    rows: list[list[str | Element]] = []
+) -> list[list[str]]:
+    rows = []
     total = len(status)
     for k, name in [*enumerate(STATUSES), (-1, "all")]:
         chosen = status == k if k >= 0 else np.ones(total, bool)
@@ -66,65 +61,65 @@ def _settling_rows(
     return rows
 
 
-def confusion_section(groups: list[Group]) -> list[Element]:
-    """True classes against predicted ones, summed over a configuration's runs."""
-    content = []
+def confusion_section(groups: list[Group]) -> list[dict[str, Any]]:
+    """True classes against predicted ones, summed over a configuration's runs.
+
+    `cells` holds a row for each class; `pairs`, of very many classes, the pairs that
+    are confused most often.
+    """
+    found = []
     for group in groups:
         outcomes = [outcome for _, outcome in _classified(group)]
         if not outcomes:
             continue
-        counts = sum(outcome.confusion() for outcome in outcomes)
-        assert isinstance(counts, np.ndarray)
+        counts = np.sum([outcome.confusion() for outcome in outcomes], axis=0)
         total, right = int(counts.sum()), int(np.trace(counts))
         text = f"{right} of {total} {_split_name(outcomes[0])} right"
         if len(outcomes) > 1:
             text += f", summed over {len(outcomes)} runs"
-        content.append(tag("h3", _group_title(group, groups, text)))
-        if len(counts) > LARGEST_TABLE:
-            content.append(_worst_pairs(counts))
-        else:
-            content.append(_confusion_table(counts))
-    if content:
-        text = "Rows are true classes, columns what the network took them for."
-        content.append(tag("p", text, class_="note"))
-    return content
+        many = len(counts) > LARGEST_TABLE
+        found.append(
+            {
+                "title": _group_title(group, groups, text),
+                "cells": [] if many else _colored(counts),
+                "pairs": _worst_pairs(counts) if many else [],
+            }
+        )
+    return found
 
 
-def _confusion_table(counts: np.ndarray) -> Element:
-    """Right ones in blue and mistakes in orange, the darker the more of the row."""
-    size = len(counts)
-    corner = tag("th", "true", class_="corner", scope="col")
-    head = tag("tr", corner, *(tag("th", str(k), scope="col") for k in range(size)))
-    body = tag("tbody")
+def _colored(counts: np.ndarray) -> list[list[tuple[int, str]]]:
+    """Counts and their colors: right ones blue, mistakes orange, the darker the more.
+
+    A color is `R, G, B, opacity`; that of no example is empty.
+    """
+    found = []
     for true, row in enumerate(counts):
-        whole = max(int(row.sum()), 1)
-        cells = []
-        for taken, count in enumerate(row):
-            share = count / whole
-            color = "10, 86, 148" if taken == true else "213, 94, 0"
-            strength = 0.35 * share if taken == true else min(0.6, 0.12 + 3 * share)
-            style = f"background: rgba({color}, {strength:.2f})" if count else None
-            cells.append(tag("td", str(count) if count else "·", style=style))
-        body.append(tag("tr", tag("th", str(true), scope="row"), *cells))
-    whole = tag("table", tag("thead", head), body, class_="confusion")
-    return scrolling(whole, "Confusion matrix")
+        whole, cells = max(int(row.sum()), 1), []
+        for taken, number in enumerate(map(int, row)):
+            share = number / whole
+            color = f"213, 94, 0, {min(0.6, 0.12 + 3 * share):.2f}"
+            if taken == true:
+                color = f"10, 86, 148, {0.35 * share:.2f}"
+            cells.append((number, color if number else ""))
+        found.append(cells)
+    return found
 
 
-def _worst_pairs(counts: np.ndarray) -> Element:
-    """Of very many classes, the pairs that are confused most often."""
+def _worst_pairs(counts: np.ndarray) -> list[list[str]]:
+    """The pairs of classes that are confused most often."""
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:20]
-    rows: list[list[str | Element]] = [
+    return [
         [f"{true} taken for {taken}", str(wrong[true, taken])]
         for true, taken in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[true, taken]
     ]
-    return table(["classes", "examples"], rows, label="Most confused classes")
 
 
-def mistakes_section(groups: list[Group]) -> list[Element]:
+def mistakes_section(groups: list[Group]) -> list[dict[str, Any]]:
     """Images of what was taken for something else: by most runs, most surely."""
-    content = []
+    found = []
     for group in groups:
         held = [(r, o) for r, o in _classified(group) if o.images is not None]
         if not held or not held[0][1].wrong.any():
@@ -144,33 +139,28 @@ def mistakes_section(groups: list[Group]) -> list[Element]:
         text += f" {_split_name(first)}"
         if len(outcomes) > 1:
             text += f" of the run with seed {run.seed}"
-        content.append(tag("h3", _group_title(group, groups, text)))
-        items = [_mistake(first, k, votes[k], len(outcomes)) for k in order[:SHOWN]]
-        content.append(tag("ul", *items, class_="examples"))
-    if content:
-        text = (
-            "true class → class it was taken for; # is the example's number. Examples "
-            "that most runs mistake come first, then those with the largest margin."
-        )
-        content.append(tag("p", text, class_="note"))
-    return content
+        examples = [_mistake(first, k, votes[k], len(outcomes)) for k in order[:SHOWN]]
+        title = _group_title(group, groups, text)
+        found.append({"title": title, "examples": examples})
+    return found
 
 
-def _mistake(outcome: Outcome, k: int, votes: int, runs: int) -> Element:
+def _mistake(outcome: Outcome, k: int, votes: int, runs: int) -> dict[str, Any]:
     assert outcome.labels is not None
     assert outcome.images is not None
     true, taken = outcome.labels[k], outcome.predicted[k]
     status = STATUSES[int(outcome.status[k])]
-    alt = f"Example {k}: a {true}, taken for a {taken}"
     lines = [f"#{k}"]
     if runs > 1:
         lines.append(f"{votes} of {runs} runs")
     if status != "settled":
         lines.append(status)
-    words = [tag("span", line) for line in lines]
-    caption = tag("figcaption", tag("strong", f"{true} → {taken}"), *words)
-    picture = image(pixels(outcome.images[k]), alt)
-    return tag("li", tag("figure", picture, caption))
+    return {
+        "picture": pixels(outcome.images[k]),
+        "alt": f"Example {k}: a {true}, taken for a {taken}",
+        "classes": f"{true} → {taken}",
+        "lines": lines,
+    }
 
 
 def _margin(outcome: Outcome) -> np.ndarray:

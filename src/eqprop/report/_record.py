@@ -163,3 +163,8 @@ def spread(percents: list[Any]) -> str:
         return "–"
     mean, deviation = found
     return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" + "s" * (number != 1)

@@ -3,34 +3,19 @@
 import shlex
 from typing import Any
 
-from ._html import Element, table, tag
 from ._record import Record
 
 
-def reproduce_section(records: list[Record]) -> list[Element]:
+def reproduce_section(records: list[Record]) -> dict[str, Any]:
     """The exact commands, then what they ran with, once for runs that agree."""
-    commands = dict.fromkeys(_command(r) for r in records)
-    content = [tag("p", "The commands as they were given, one a run:")]
-    if len(records) == 1:
-        content = [tag("p", "The command as it was given:")]
-    content.append(tag("pre", "\n".join(commands)))
-    content.append(
-        tag(
-            "p",
-            "The same seed on the same devices with the same versions gives the same "
-            "numbers. The resolved configuration of every run is in its config.json.",
-        )
-    )
     facts = [_facts(record) for record in records]
     names = dict.fromkeys(name for one in facts for name in one)
-    rows: list[list[str | Element]] = []
-    for name in names:
-        values = [one.get(name, "–") for one in facts]
-        shared = len(set(values)) == 1
-        text = values[0] if shared else "; ".join(dict.fromkeys(values))
-        rows.append([name, tag("span", text)])
-    content.append(table(["", ""], rows, label="Versions, machine and data"))
-    return content
+    values = {name: dict.fromkeys(f.get(name, "–") for f in facts) for name in names}
+    return {
+        "one": len(records) == 1,
+        "commands": list(dict.fromkeys(map(_command, records))),
+        "facts": [(name, "; ".join(found)) for name, found in values.items()],
+    }
 
 
 def _command(record: Record) -> str:

@@ -33,6 +33,14 @@ def digits(mean: float, spread: float | None) -> str:
     return f"({decimals(places)(mean / scale, spread / scale)})e{exponent:+03d}"
 
 
+def duration(mean: float, spread: float | None) -> str:
+    """`3.84 ± 0.26 s`, from two minutes on in minutes, from two hours on in hours."""
+    unit, size = "s", 1
+    if mean >= 120:
+        unit, size = ("min", 60) if mean < 7200 else ("h", 3600)
+    return f"{digits(mean / size, None if spread is None else spread / size)} {unit}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Column:
     """One quantity of a run's last epoch: heading, unit, scale and form."""
@@ -66,7 +74,7 @@ COLUMNS = (
     Column("settled", "settled", "%", 100, decimals(1)),
     Column("steps", "steps", "", 1, decimals(1)),
     Column("residual", "residual", "", 1, digits),
-    Column("training_seconds", "training", "min", 1 / 60, digits),
+    Column("training_seconds", "training time", "", 1, duration),
 )
 NAMED = 4
 ALWAYS = {"train_error", "test_error", "loss", "settled"}

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from ._html import Element, image, table, tag
-from ._record import number, Record
+from ._record import count, number, Record
 
 ALTS = {
     "processes": "EP's process dashed over that of BPTT, for a few units and weights",
@@ -13,42 +12,27 @@ ALTS = {
 }
 
 
-def verification_section(records: list[Record]) -> list[Element]:
+def verification_section(records: list[Record]) -> list[dict[str, Any]]:
     """Verdict, numbers and figures, of each run that was verified."""
-    content = []
+    found = []
     for record in records:
         if record.verification is None:
             continue
+        one = _one(record.verification)
         if len(records) > 1:
-            content.append(tag("h3", f"{record.path} (seed {record.seed})"))
-        content += _one(record.verification)
-        panels = [
-            tag(
-                "figure", image(data, ALTS.get(name, f"Figure {name} of eqprop verify"))
-            )
+            one["title"] = f"{record.path} (seed {record.seed})"
+        one["panels"] = [
+            (ALTS.get(name, f"Figure {name} of eqprop verify"), data)
             for name, data in record.figures.items()
         ]
-        if panels:
-            content.append(tag("div", *panels))
-    return content
+        found.append(one)
+    return found
 
 
-def _one(found: dict[str, Any]) -> list[Element]:
-    content = []
-    if isinstance(found.get("verdict"), str):
-        content.append(tag("p", tag("strong", found["verdict"])))
-    findings = _listed(found.get("findings"), str)
-    if findings:
-        content.append(tag("ul", *(tag("li", finding) for finding in findings)))
+def _one(found: dict[str, Any]) -> dict[str, Any]:
+    verdict = found.get("verdict")
     rows = [_agreement(row) for row in _listed(found.get("rows"), dict)]
-    heads = ["estimator", "parameter", "relative error", "angle", "equal signs"]
-    whole = [row for row in rows if row[1] == "all"]
-    if whole:
-        content.append(table(heads, whole, label="Gradients against the exact one"))
-    if len(rows) > len(whole):
-        every = table(heads, rows, label="Gradients of each parameter")
-        content.append(tag("details", tag("summary", "Each parameter"), every))
-    checks: list[list[str | Element]] = [
+    checks = [
         [
             str(check.get("name", "")),
             _number(check.get("measured")),
@@ -57,17 +41,20 @@ def _one(found: dict[str, Any]) -> list[Element]:
         ]
         for check in _listed(found.get("checks"), dict)
     ]
-    if checks:
-        kept = sum(row[3] == "holds" for row in checks)
-        failed = sum(row[3] == "fails" for row in checks)
-        text = f"{len(checks)} checks: {kept} hold, {failed} fail"
-        heads = ["check", "measured", "promised", "outcome"]
-        every = table(heads, checks, label="Checks")
-        content.append(tag("details", tag("summary", text), every))
-    return content
+    kept = sum(row[3] == "holds" for row in checks)
+    failed = sum(row[3] == "fails" for row in checks)
+    return {
+        "title": None,
+        "verdict": verdict if isinstance(verdict, str) else None,
+        "findings": _listed(found.get("findings"), str),
+        "rows": rows,
+        "whole": [row for row in rows if row[1] == "all"],
+        "checks": checks,
+        "counts": f"{count(len(checks), 'check')}: {kept} passed, {failed} failed",
+    }
 
 
-def _agreement(row: dict[str, Any]) -> list["str | Element"]:
+def _agreement(row: dict[str, Any]) -> list[str]:
     values = row.get("agreement")
     values = values if isinstance(values, dict) else {}
     angle, signs = number(values.get("angle")), number(values.get("signs"))

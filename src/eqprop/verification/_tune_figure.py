@@ -98,7 +98,7 @@ class Tuning:
         return {"overrides": self.overrides(), **record, "curves": curves}
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A Matplotlib figure of the four curves, written to `path` where given."""
+        """A Matplotlib figure of the curves, written to `path` where given."""
         figure = _figure(self)
         if path is not None:
             figure.savefig(path, dpi=120)
@@ -154,15 +154,17 @@ LABELS = {
 
 
 def _figure(tuning: Tuning) -> Any:
-    """Four panels: each curve, the chosen value and the target."""
-    figure, axes = subplots(2, 2, (10, 7))
-    for axis, (name, (below, beside)) in zip(axes.ravel(), PANELS.items(), strict=True):
+    """A panel for each curve that was measured: the chosen value and the target."""
+    panels = [(name, *PANELS[name]) for name in PANELS if name in tuning.curves]
+    columns = min(2, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure, axes = subplots(rows, columns, (5 * columns, 3.5 * rows))
+    for axis in axes.ravel()[len(panels) :]:
+        axis.axis("off")
+    for axis, (name, below, beside) in zip(axes.ravel(), panels, strict=False):
         axis.set(xlabel=below, ylabel=beside)
         axis.grid(alpha=0.3)
-        curve = tuning.curves.get(name)
-        if curve is None:
-            axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
-            continue
+        curve = tuning.curves[name]
         _panel(axis, name, curve)
         if name != "dt":
             axis.axhline(tuning.target, color="0.4", ls=":", label="target")
