@@ -262,6 +262,7 @@ what to train
   --data FILE.npz           your data, arrays x and y; or digits, mnist, fashion-mnist
   --system FILE.py:NAME     your model: a function that returns (system, cost, x, y)
   --model.hidden N …        units of each hidden layer, from the input side on
+  --task WORD               classification or regression, if y could be both
 
 how to train
   --estimator RULE          ep, bptt, rbp, implicit, vf, chl, … (all: --help-all)

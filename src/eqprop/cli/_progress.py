@@ -15,7 +15,7 @@ def rounding_in_words(found: dict[str, Any]) -> str:
     precision, angle = found["precision"], found["angle"]
     if angle is None:
         return f"{precision}: its angle is not measured, as this rule draws noise"
-    return f"{precision}: the first gradient stands {angle:.2g}° from its float64 value"
+    return f"{precision}: the first gradient is {angle:.2g}° off its float64 value"
 
 
 class Progress(Observer):

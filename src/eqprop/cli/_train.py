@@ -48,7 +48,7 @@ class TrainOptions(Computing):
     rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
     resume: Path | None = None
-    """go on with the run in this directory; takes only --epochs, --system, --writers,
+    """resume the run in this directory; takes only --epochs, --system, --writers,
     --platform, --json and the options of devices and processes"""
     writers: str = ""
     """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
@@ -59,7 +59,7 @@ class TrainOptions(Computing):
 
 @dataclasses.dataclass(frozen=True)
 class ResumeOptions(Computing):
-    """Go on with a run from its newest checkpoint."""
+    """Resume a run from its newest checkpoint."""
 
     resume: Path
     """directory of the run"""
@@ -229,10 +229,10 @@ def _finish(run: runs.Run, json: bool, lines: list[str]) -> int:
         )
     if last["oscillating"] > SOME_OSCILLATE:
         print(
-            f"note: {percent(last['oscillating'])} of the examples swing with period "
-            "2, as with steps that are too large, or between two fixed points (eqprop "
-            "reproduce D.interleaved): a smaller --estimator.free.dt, or --dt auto, "
-            "damps them, and sweeps do not swing"
+            f"note: {percent(last['oscillating'])} of the examples oscillate with "
+            "period 2: the steps are too large, or the examples move between two fixed "
+            "points (eqprop reproduce D.interleaved). Use a smaller "
+            "--estimator.free.dt, --dt auto, or sweeps, which do not oscillate"
         )
     elif last["settled"] < FEW_SETTLED:
         print(

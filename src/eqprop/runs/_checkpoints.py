@@ -150,7 +150,7 @@ class Checkpoints:
         if not numbers:
             raise FileNotFoundError(
                 f"{self.folder.parent} holds no checkpoint: the run stopped before its "
-                "first one was saved. Go on with: eqprop train --resume "
+                "first one was saved. Resume with: eqprop train --resume "
                 f"{self.folder.parent}"
             )
         damaged = []
@@ -169,7 +169,7 @@ class Checkpoints:
             return found
         raise DamagedCheckpoint(
             f"{'; '.join(damaged)}: no checkpoint of this run can be used. To train it "
-            f"again from its start, delete {self.folder} and go on with: eqprop train "
+            f"again from its start, delete {self.folder} and run: eqprop train "
             f"--resume {self.folder.parent}"
         )
 

@@ -95,7 +95,7 @@ class Recorder(Observer):
         elif of_first(best_epoch(self.history) == record["epoch"]):
             # Saved only if it is still the best when the next checkpoint is due.
             self.unsaved_best = self._checkpoint(state, 0.0)
-        # After the checkpoint: what stands in the metrics need not be done again.
+        # After the checkpoint: an epoch in the metrics need not be done again.
         on_first(self.directory.append, record)
         self.inner.on_epoch(state, record)
         if stopping:
