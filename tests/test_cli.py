@@ -265,6 +265,14 @@ def test_a_filter_that_nothing_passes(capsys):
     assert_holds(refused(capsys, "recipes", "mnits"), "'mnits'", "eqprop recipes")
 
 
+def test_examples_that_do_not_settle_are_explained(capsys):
+    """Fails if a share below 99 % comes without a meaning and a next step."""
+    words = ("--model.hidden", "8", "--epochs", "1", "--run", "short")
+    status, out, _ = command(capsys, "train", *words, "--estimator.free.steps", "1")
+    assert status == 0
+    assert_holds(out, "do not settle", "--estimator.free.steps", "eqprop tune short")
+
+
 def test_results_are_kept_and_tabled(capsys):
     """`eqprop report` groups seeds and computes mean ± standard deviation."""
     found = [

@@ -26,7 +26,7 @@ from ._platform import Computing, start
 from ._progress import each_run, print_lines, rounding_in_words
 from ._seeds import finish_seeds
 
-FEW_SETTLED = 0.5
+ALMOST_ALL = 0.99
 SOME_OSCILLATE = 0.001  # few, but their contrast is many times that of others
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
 _FLAT = tyro.conf.arg(name="")
@@ -234,10 +234,12 @@ def _finish(run: runs.Run, json: bool, lines: list[str]) -> int:
             "points (eqprop reproduce D.interleaved). Use a smaller "
             "--estimator.free.dt, --dt auto, or sweeps, which do not oscillate"
         )
-    elif last["settled"] < FEW_SETTLED:
+    elif last["settled"] < ALMOST_ALL:
         print(
-            f"note: the mean residual is {last['residual']:.2g}; a longer free phase "
-            "(--estimator.free.steps) or persistent states (--persistent) lower it"
+            "note: examples that do not settle (mean residual "
+            f"{last['residual']:.2g}) make the gradient less exact. If the error is "
+            "good enough, leave it. Otherwise take more --estimator.free.steps or "
+            f"--persistent; this measures the gradient: eqprop tune {run.path}"
         )
     if rounding is not None:
         print(rounding_in_words(rounding))
