@@ -35,10 +35,10 @@ def settling_section(groups: list[Group]) -> list[Element]:
             content.append(tag("figure", image(picture, alt), class_="histogram"))
     if content:
         text = (
-            "Settled: the residual ‖velocity‖∞ of the last step is below the "
-            "tolerance of the free phase (the square root of the precision where none "
-            "is set). Oscillating: unsettled, and the last two steps all but cancel. "
-            "Diverged: not finite."
+            "Settled: the residual at the final state, ‖velocity‖∞ (of sweeps "
+            "‖velocity / curvature‖∞), is below the tolerance of the free phase (the "
+            "square root of the precision where none is set). Oscillating: unsettled, "
+            "and the last two steps all but cancel. Diverged: not finite."
         )
         content.append(tag("p", text, class_="note"))
     return content
