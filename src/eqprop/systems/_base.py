@@ -38,9 +38,9 @@ class Block(eqx.Module):
     - `where`: `state -> leaf or sequence of leaves`, as in `equinox.tree_at`.
     - `curvature`: the diagonal of −∂velocity/∂s on those leaves, which for an energy
       is that of ∂²potential/∂s²: a number, a sequence of arrays that broadcast
-      against the leaves, or a function `(x, s) -> such a sequence`.  An upper bound
-      makes the step a damped Newton step, under which the potential never rises if
-      the leaves of a block do not interact.
+      against the leaves, or a function `(x, s) -> such a sequence`; positive, also
+      where −∂velocity/∂s is not.  An upper bound makes the step a damped Newton step,
+      under which the potential never rises if the leaves of a block do not interact.
     """
 
     where: Callable[[State], Any] = eqx.field(static=True)
