@@ -89,7 +89,7 @@ def test_a_relaxation_of_ones_own_is_judged_at_its_state(tol):
 
 
 def test_a_tolerance_loop_ends_at_a_state_that_has_settled():
-    """A spiral: ‖·‖∞ of a turning vector dips, and a stop in the dip would be no end."""
+    """A spiral: ‖·‖∞ of a turning vector dips, and a stop in a dip is none."""
 
     class Spiral(ep.AbstractVectorField):
         turn: jax.Array
