@@ -50,15 +50,15 @@ MUTANTS = [
     (
         "Euler does not project",
         "relaxations/_euler.py",
-        "moved = dynamics.system.project(moved)",
-        "moved = moved",
+        "moved = dynamics.system.project(raw)",
+        "moved = raw",
         RELAXATIONS,
     ),
     (
         "the nudge pushes away from the target",
         "relaxations/_base.py",
-        "return jax.tree.map(jnp.subtract, free, force)",
-        "return jax.tree.map(jnp.add, free, force)",
+        "force = jax.tree.map(jnp.negative, slope)",
+        "force = slope",
         RELAXATIONS,
     ),
     (

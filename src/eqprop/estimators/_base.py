@@ -92,6 +92,7 @@ class AbstractEstimator(eqx.Module):
         gradient = hear(AbstractEstimator._compiled, self, *problem)
         if not isinstance(gradient.loss, Tracer):
             check_total_energy(system, cost, x, y, gradient.equilibrium.state)
+            self.free.refuse(system, x, state, gradient.equilibrium)
             self.check(gradient)
         return gradient
 

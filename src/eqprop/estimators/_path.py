@@ -71,13 +71,24 @@ class NudgedPath(eqx.Module):
 
         times = jnp.arange(self.relaxation.steps)
         carry = (self._begin(), params, first)
-        (walk, _, total), totals = jax.lax.scan(body, carry, times)
+        (walk, params, total), totals = jax.lax.scan(body, carry, times)
         if record:
             total = jax.tree.map(
                 lambda a, rest: jnp.concatenate([a[None], rest]), first, totals
             )
+        residual = self._residual(eqx.combine(params, static), walk)
         result = jax.vmap(self.relaxation._result)
-        return result(walk.states, walk.steps, walk.residual), total
+        return result(walk.states, walk.steps, residual), total
+
+    def _residual(self, model: Any, walk: Walk) -> Float[Array, " batch"]:
+        """Where the walk ends, under the parameters of its end."""
+        system, cost = model
+
+        def one(x, y, s, last):
+            dynamics = Dynamics(system, x, cost, y, self.beta)
+            return self.relaxation.measured(dynamics, s, last)
+
+        return jax.vmap(one)(self.x, self.y, walk.states[0], walk.residual)
 
     def _begin(self) -> Walk:
         batch = _check.batch_size(x=self.x)

@@ -150,6 +150,9 @@ class _Layer(AbstractSystem):
     def velocity(self, x, s):
         return self.system.velocity(self._x(x), s)
 
+    def forced_velocity(self, x, s, force):
+        return self.system.forced_velocity(self._x(x), s, force)
+
     def learning_field(self, x, s):
         return learning_field(self.system)(self._x(x), s)
 

@@ -8,7 +8,6 @@ there is a tolerance, and says of each example how it ended.
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -27,15 +26,17 @@ from ..systems._total_energy import (
 )
 from ._keys import example_keys
 from ._outside import hear
+from ._projected import largest, projected
 
 
 class Status(enum.IntEnum):
     """How an example's relaxation ended; `Equilibrium.status` holds these numbers."""
 
     settled = 0
-    """The residual of the last step is below the tolerance."""
+    """The residual at the returned state is below the tolerance (√ε of the dtype
+    where the relaxation has none)."""
     unsettled = 1
-    """The steps ran out before that."""
+    """It is not: the steps ran out, or are too small to change the rounded state."""
     oscillating = 2
     """Unsettled, and the last two steps all but cancel (period 2)."""
     diverged = 3
@@ -45,9 +46,11 @@ class Status(enum.IntEnum):
 class Equilibrium(eqx.Module):
     """Where a batch of states ended.
 
-    `residual` is ‖(project(s + dt·velocity) − s)/dt‖∞ of the last step, in units of
-    velocity; `steps` counts the steps until the example stopped; `status` holds
-    `Status` numbers.  All three have the shape `[batch]`.
+    `residual` is evaluated at `state`: for `Euler` the largest projected velocity
+    ‖(project(s + dt·velocity) − s)/dt‖∞ (state per unit time), for `Sweep` the largest
+    projected velocity / curvature (units of the state).  It is that of real numbers:
+    the rounding of s + dt·velocity does not enter it.  `steps` counts the steps until
+    the example stopped; `status` holds `Status` numbers.  All have the shape `[batch]`.
     """
 
     state: State
@@ -57,7 +60,7 @@ class Equilibrium(eqx.Module):
 
 
 class Dynamics(eqx.Module):
-    """One example's system under a nudge: velocity − β ∂C/∂s (paper A, eq 4).
+    """One example's system under a nudge, the force −β ∂C/∂s (paper A, eq 4).
 
     A total energy F(β) nudges by −∂/∂s (F(β) − F(0)).  Without y the phase is free.
     """
@@ -76,13 +79,13 @@ class Dynamics(eqx.Module):
         return dataclasses.replace(self, system=prepare())
 
     def velocity(self, s: State) -> State:
-        """velocity(x, s) − β ∂C(readout(s), y)/∂s."""
-        free = self.system.velocity(self.x, s)
+        """The system's `forced_velocity` under −β ∂C(readout(s), y)/∂s."""
         if self.y is None:
-            return free
+            return self.system.velocity(self.x, s)
         problem = (self.system, self.cost, self.x, self.y)
-        force = state_gradient(lambda u: nudge_energy(*problem, u, self.beta), s)
-        return jax.tree.map(jnp.subtract, free, force)
+        slope = state_gradient(lambda u: nudge_energy(*problem, u, self.beta), s)
+        force = jax.tree.map(jnp.negative, slope)
+        return self.system.forced_velocity(self.x, s, force)
 
     def energy(self, s: State) -> Scalar:
         """F = E + β C, which the velocity descends (paper A, eq 3)."""
@@ -98,12 +101,51 @@ class AbstractRelaxation(eqx.Module):
 
     steps: eqx.AbstractVar[int]
     tol: eqx.AbstractVar[float | None]
+    exact: bool | Array = eqx.field(default=True, init=False, repr=False)
+    """whether `residual` is evaluated after a fixed number of steps; training asks for
+    it on some batches only (`with_exact`)"""
 
     @abc.abstractmethod
     def step(
         self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
     ) -> tuple[State, Float[Array, ""]]:
-        """One step of one example: the next state and the residual of the step."""
+        """One step of one example: the next state, and a measure of how far it moved.
+
+        A loop with a tolerance stops by this measure, and then asks `residual`.
+        """
+
+    def residual(self, dynamics: Dynamics, s: State) -> Float[Array, ""]:
+        """How far the state s of one example is from rest: ‖projected velocity‖∞.
+
+        That is ‖project(s + velocity) − s‖∞, without the rounding of s + velocity.
+        """
+        velocity = dynamics.velocity(s)
+        return largest(projected(dynamics.system.project, s, velocity))
+
+    def measured(
+        self, dynamics: Dynamics, s: State, last: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """The residual at s, or `last`, the last step's, where that will do."""
+
+        def at_state():
+            return self.residual(dynamics, s).astype(last.dtype)
+
+        if self.tol is not None or self.exact is True:
+            return at_state()
+        return jax.lax.cond(self.exact, at_state, lambda: last)
+
+    def refuse(
+        self,
+        system: AbstractSystem,
+        x: PyTree[Array],
+        start: State | None,
+        found: Equilibrium,
+        nudge: tuple[Any, Any, Any] = (None, None, 0.0),
+    ) -> None:
+        """Raise if a batch failed because the system does not suit the relaxation.
+
+        Called outside of `jax.jit`; `nudge` is (cost, y, β).
+        """
 
     def step_number(
         self, t: Any, dynamics: Dynamics, s: State, key: PRNGKeyArray | None
@@ -119,17 +161,11 @@ class AbstractRelaxation(eqx.Module):
     ) -> Equilibrium:
         """Step one example until it has settled or the steps have run out."""
         dynamics = dynamics.prepared()
-
-        def step(state, t):
-            return self.step_number(t, dynamics, state, key)
-
         if self.steps == 0:
-            # Nothing moves; the residual is that of the step that would be taken.
-            _, residual = step(s, 0)
-            return self._result((s, s, s), jnp.array(0), residual)
+            return self._result((s, s, s), jnp.array(0), self.residual(dynamics, s))
         if self.tol is None:
             return self._settle_steps(dynamics, s, key)
-        return self._settle_tolerance(step, s, self.tol)
+        return self._settle_tolerance(dynamics, s, key, self.tol)
 
     def settle_batch(
         self,
@@ -169,43 +205,87 @@ class AbstractRelaxation(eqx.Module):
             measured, start, head + jnp.arange(tail)
         )
         previous = jax.tree.map(lambda leaf: leaf[-1], before)
+        residual = self.measured(dynamics, last, residuals[-1])
         # With a single step there is no period to see: s_{T−2} := s_{T−1}.
-        return self._result(
-            (last, previous, start), jnp.array(self.steps), residuals[-1]
-        )
+        return self._result((last, previous, start), jnp.array(self.steps), residual)
 
-    def _settle_tolerance(self, step: Callable, s: State, tol: float) -> Equilibrium:
-        """At most `steps` steps, stopping once the residual is below `tol`."""
+    def _settle_tolerance(
+        self, dynamics: Dynamics, s: State, key: PRNGKeyArray | None, tol: float
+    ) -> Equilibrium:
+        """At most `steps` steps, stopping once the residual is below `tol`.
 
-        def moving(carry):
-            t, _, residual = carry
+        The steps go on until their own measure is below a goal, first `tol`.  Where
+        the residual at that state is not, the goal is lowered and they go on.
+        """
+
+        def step(state, t):
+            return self.step_number(t, dynamics, state, key)
+
+        def unsettled(carry):
+            t, _, residual, _ = carry
             return (t < self.steps) & (residual >= tol) & jnp.isfinite(residual)
 
-        def body(carry):
-            t, (last, previous, _), _ = carry
-            moved, residual = step(last, t)
-            return t + 1, (moved, last, previous), residual
+        def approach(carry):
+            # Under vmap an example that has settled is here again, and must not step.
+            going, (t, states, _, goal) = unsettled(carry), carry
+
+            def moving(inner):
+                t, _, seen = inner
+                return going & (t < self.steps) & (seen >= goal) & jnp.isfinite(seen)
+
+            def body(inner):
+                t, (last, previous, _), _ = inner
+                moved, seen = step(last, t)
+                return t + 1, (moved, last, previous), seen
+
+            t, states, seen = jax.lax.while_loop(moving, body, (t, states, first))
+            residual = self.residual(dynamics, states[0]).astype(first.dtype)
+            return t, states, residual, jnp.minimum(goal, seen) / 2
 
         dtype = jax.eval_shape(step, s, 0)[1].dtype
         # The first residual only has to be finite and not below the tolerance.
-        first = (jnp.array(0), (s, s, s), jnp.array(max(2 * tol, 1.0), dtype))
-        t, states, residual = jax.lax.while_loop(moving, body, first)
+        first = jnp.array(max(2 * tol, 1.0), dtype)
+        goal = jnp.asarray(tol, dtype)
+        t, states, residual, _ = jax.lax.while_loop(
+            unsettled, approach, (jnp.array(0), (s, s, s), first, goal)
+        )
         return self._result(states, t, residual)
 
     def _result(self, states: Any, steps: Array, residual: Array) -> Equilibrium:
-        """Status from s_T, s_{T−1}, s_{T−2} and the residual of the last step."""
-        last, previous, before = states
+        """Status from s_T, s_{T−1}, s_{T−2} and the residual at s_T."""
+        last = states[0]
         finite = jnp.isfinite(residual)
         for leaf in jax.tree.leaves(last):
             finite &= jnp.all(jnp.isfinite(leaf))
         tol = jnp.finfo(residual.dtype).eps ** 0.5 if self.tol is None else self.tol
-        swing = _distance(last, before) <= 0.1 * _distance(last, previous)
         unsettled = jnp.where(
-            swing & (steps >= 2), Status.oscillating, Status.unsettled
+            _cancel(*states) & (steps >= 2), Status.oscillating, Status.unsettled
         )
         status = jnp.where(residual < tol, Status.settled, unsettled)
         status = jnp.where(finite, status, Status.diverged)
         return Equilibrium(last, steps, residual, status)
+
+
+def with_exact(tree: Any, exact: bool | Array) -> Any:
+    """`tree` with relaxations that evaluate their residual where `exact` is true.
+
+    Those with a tolerance do so in any case.
+    """
+
+    def is_relaxation(value):
+        return isinstance(value, AbstractRelaxation)
+
+    def replace(value):
+        if not is_relaxation(value):
+            return value
+        # As equinox does; its tree_at cannot reach a field that has its default.
+        copy = object.__new__(type(value))
+        for field in dataclasses.fields(value):
+            given = exact if field.name == "exact" else getattr(value, field.name)
+            object.__setattr__(copy, field.name, given)
+        return copy
+
+    return jax.tree.map(replace, tree, is_leaf=is_relaxation)
 
 
 def relax(
@@ -234,7 +314,8 @@ def relax(
 
     **Returns:** an `Equilibrium`; it never raises for a state that did not settle.
 
-    **Raises:** `ValueError` if shapes do not agree or a nudge is incomplete.
+    **Raises:** `ValueError` if shapes do not agree, a nudge is incomplete, or
+        (outside of `jax.jit`) the curvature that `Sweep` divides by is not positive.
     """
     check_nudge(system, cost, y, beta)
     if not isinstance(beta, Tracer) and not np.isfinite(beta).all():
@@ -247,6 +328,8 @@ def relax(
         )
     problem = (system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
     found = hear(_relax, *problem)
+    if not isinstance(found.residual, Tracer):
+        relaxation.refuse(system, x, state, found, (cost, y, beta))
     if y is not None:
         check_total_energy(system, cost, x, y, found.state)
     return found
@@ -317,7 +400,7 @@ def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> N
         )
     if tol is not None and not 0 < tol < float("inf"):
         raise ValueError(
-            f"{name}: tol is {tol}; it must be positive and finite (velocity units), "
+            f"{name}: tol is {tol}; it must be positive and finite, a residual, "
             "or None for a fixed number of steps"
         )
     for what, value in positive.items():
@@ -327,6 +410,18 @@ def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> N
             )
 
 
-def _distance(a: State, b: State) -> Array:
-    squares = jax.tree.map(lambda u, v: jnp.sum(jnp.abs(u - v) ** 2), a, b)
-    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+def _cancel(last: State, previous: State, before: State) -> Array:
+    """Whether ‖s_T − s_{T−2}‖ ≤ 0.1 ‖s_T − s_{T−1}‖ > 0."""
+
+    def differences(a, b):
+        return jax.tree.map(lambda u, v: jnp.abs(u - v), a, b)
+
+    single, double = differences(last, previous), differences(last, before)
+    size = largest(single)
+    scale = jnp.where(size == 0, 1, size)  # squares neither over- nor underflow
+
+    def norm(tree):
+        squares = [jnp.sum((leaf / scale) ** 2) for leaf in jax.tree.leaves(tree)]
+        return jnp.sqrt(sum(squares))
+
+    return (size > 0) & (norm(double) <= 0.1 * norm(single))

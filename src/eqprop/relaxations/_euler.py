@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ..systems._base import State
 from ._base import AbstractRelaxation, Dynamics, check_hyperparameters
+from ._projected import largest, projected
 
 
 class Euler(AbstractRelaxation):
@@ -31,12 +33,15 @@ class Euler(AbstractRelaxation):
     def step(self, dynamics: Dynamics, s: State, key):
         del key
         velocity = dynamics.velocity(s)
-        moved = jax.tree.map(lambda u, v: u + self.dt * v, s, velocity)
-        moved = dynamics.system.project(moved)
-        return moved, largest(jax.tree.map(lambda m, u: (m - u) / self.dt, moved, s))
+        raw = jax.tree.map(lambda u, v: u + self.dt * v, s, velocity)
+        moved = dynamics.system.project(raw)
 
+        def kept(u, v, r, m):
+            # From v, since m − u holds it only to the rounding of u.
+            return jnp.where(m == r, v, (m - u) / self.dt)
 
-def largest(velocity: State) -> jax.Array:
-    """‖velocity‖∞ over all leaves; NaN if any entry is."""
-    leaves = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(velocity)]
-    return jnp.max(jnp.stack(leaves))
+        return moved, largest(jax.tree.map(kept, s, velocity, raw, moved))
+
+    def residual(self, dynamics: Dynamics, s: State) -> Array:
+        step = jax.tree.map(lambda v: self.dt * v, dynamics.velocity(s))
+        return largest(projected(dynamics.system.project, s, step)) / self.dt

@@ -18,7 +18,6 @@ from jax.experimental import io_callback
 from ..systems import _check
 from ..systems._base import State
 from ._base import AbstractRelaxation, Dynamics, Equilibrium, Status
-from ._euler import Euler
 from ._outside import Outside, raised
 
 
@@ -118,8 +117,7 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
         reached = jax.tree.map(lambda u, s: _from_words(u, s.dtype), found, state)
 
         def residual(x, y, s, beta):
-            dynamics = Dynamics(system, x, cost, y, beta)
-            return Euler(dt=1.0).step(dynamics, s, None)[1]
+            return self.residual(Dynamics(system, x, cost, y, beta), s)
 
         axes = (0, 0, 0, 0 if beta.ndim else None)
         left = jax.vmap(residual, in_axes=axes)(x, y, reached, beta)

@@ -23,7 +23,7 @@ from ._base import (
     Equilibrium,
     Status,
 )
-from ._euler import largest
+from ._projected import largest, projected
 
 
 class Chain(eqx.Module):
@@ -155,10 +155,9 @@ class Langevin(AbstractRelaxation):
         return Chain(s, velocity, dynamics.energy(s) if self.adjusted else None)
 
     def _residual(self, dynamics: Dynamics, chain: Chain) -> Array:
-        s, dt = chain.state, self.dt
-        moved = jax.tree.map(lambda u, v: u + dt * v, s, chain.velocity)
-        moved = dynamics.system.project(moved)
-        return largest(jax.tree.map(lambda m, u: (m - u) / dt, moved, s))
+        step = jax.tree.map(lambda v: self.dt * v, chain.velocity)
+        project = dynamics.system.project
+        return largest(projected(project, chain.state, step)) / self.dt
 
 
 def checked_key(key: PRNGKeyArray | None) -> PRNGKeyArray:

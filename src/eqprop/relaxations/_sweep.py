@@ -7,9 +7,12 @@ quadratic and safely where its curvature is only bounded.  A few sweeps replace 
 of Euler steps.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..systems._base import Block, State
@@ -19,11 +22,16 @@ from ._base import (
     check_hyperparameters,
     Dynamics,
     Equilibrium,
+    initial_state,
 )
-from ._euler import largest
+from ._projected import largest, projected
 
 LEAST = 0.1
 """of a block's own curvature: what a negative nudge leaves of it at least"""
+
+
+class CurvatureNotPositive(ValueError):
+    """A block declares a curvature by which no step can be divided."""
 
 
 class Sweep(AbstractRelaxation):
@@ -36,12 +44,16 @@ class Sweep(AbstractRelaxation):
     negative β leaves no such parabola, of which a + β c is below a/10, that is taken:
     its steps descend towards the bounds.  Larger ω (successive over-relaxation, Young
     1954) settles deep networks in fewer sweeps.
-    The residual is the largest projected velocity that a block saw in its turn.
+
+    The residual is ‖projected velocity / (a + β c)‖∞ of all blocks at the same state:
+    how far the units would move, in units of the state.  A curvature a + β c that is
+    not positive is a `ValueError`, and inside `jax.jit`, where nothing can be raised,
+    an infinite residual (status `diverged`).
 
     **Arguments:**
 
     - `steps`: sweeps over all blocks at most, or exactly where `tol` is `None`.
-    - `tol`: an example stops moving once its residual is below this velocity.
+    - `tol`: an example stops moving once its residual is below it (state).
     - `backward`: the blocks in reverse order.  A nudge starts at the output: where that
       is in the last block, it reaches the first layer sooner: with an odd number of
       hidden layers by a sweep, in `XieSeungEnergy` in the first one.
@@ -52,7 +64,7 @@ class Sweep(AbstractRelaxation):
     steps: int = 10
     """number of sweeps (at most, where there is a tolerance)"""
     tol: float | None = None
-    """residual below which an example stops (velocity); None: all sweeps"""
+    """residual below which an example stops (state); None: all sweeps"""
     backward: bool = False
     """blocks in reverse order: for a nudge, where the output is in the last block"""
     omega: float = 1.0
@@ -84,24 +96,36 @@ class Sweep(AbstractRelaxation):
         """Solve one block; the residual is what it saw."""
         old = _leaves(block, s)
         velocity = _leaves(block, dynamics.velocity(s))
-        pairs = zip(
-            _curvature(block, dynamics.x, s, len(old)),
-            _cost_curvature(dynamics, block, s),
-            strict=True,
-        )
-        curvature = [a + jnp.maximum(c, (LEAST - 1) * jnp.real(a)) for a, c in pairs]
+        curvature = _total_curvature(block, dynamics, s)
         moved = [
             u + self.omega * v / a
             for u, v, a in zip(old, velocity, curvature, strict=True)
         ]
         new = _leaves(block, dynamics.system.project(_replace(block, s, moved)))
-        residual = largest(
-            [
-                a * (n - u) / self.omega
-                for a, n, u in zip(curvature, new, old, strict=True)
-            ]
-        )
+        # From v, since n − u holds it only to the rounding of u.
+        kept = [
+            jnp.where(n == m, v / a, (n - u) / self.omega)
+            for n, m, v, a, u in zip(new, moved, velocity, curvature, old, strict=True)
+        ]
+        residual = jnp.where(_positive(curvature), largest(kept), jnp.inf)
         return _replace(block, s, new), residual
+
+    def residual(self, dynamics: Dynamics, s: State) -> Array:
+        velocity = dynamics.velocity(s)
+        step, positive = velocity, jnp.array(True)
+        for block in _blocks(dynamics.system, s):
+            curvature = _total_curvature(block, dynamics, s)
+            positive &= _positive(curvature)
+            parts = zip(_leaves(block, velocity), curvature, strict=True)
+            step = _replace(block, step, [v / a for v, a in parts])
+        kept = projected(dynamics.system.project, s, step)
+        return jnp.where(positive, largest(kept), jnp.inf)
+
+    def refuse(self, system, x, start, found, nudge=(None, None, 0.0)) -> None:
+        if np.isfinite(np.asarray(found.residual)).all():
+            return
+        for state in (initial_state(system, x, start), found.state):
+            check_curvature(system, x, state, *nudge)
 
     def _settle_steps(self, dynamics: Dynamics, s: State, key) -> Equilibrium:
         """Exactly `steps` sweeps, in a loop that begins after the first block's turn.
@@ -137,6 +161,7 @@ class Sweep(AbstractRelaxation):
             started, residual = turn(first, previous)
         last, residuals = others(started)
         residual = jnp.max(jnp.stack([residual, *residuals]))
+        residual = self.measured(dynamics, last, residual)
         return self._result((last, previous, before), jnp.array(self.steps), residual)
 
 
@@ -166,7 +191,105 @@ def _blocks(system, s: State) -> tuple[Block, ...]:
             f"{name}.blocks() covers the state's leaves {found}; every one of "
             f"0…{count - 1} must be in exactly one block"
         )
+    for number, block in enumerate(blocks):
+        value = block.curvature
+        if isinstance(value, int | float) and not 0 < value < float("inf"):
+            paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(s)]
+            first = jax.tree.leaves(block.where(numbers))[0]
+            unit = f"state{jax.tree_util.keystr(paths[first])}"
+            raise CurvatureNotPositive(_not_positive(name, number, unit, value))
     return blocks
+
+
+def check_curvature(
+    system, x, state: State, cost=None, y=None, beta: Any = 0.0
+) -> None:
+    """Raise for the first unit of a batch of states that has no positive curvature.
+
+    Examples whose state is not finite tell nothing and are left out.
+    """
+    numbers = jax.tree.unflatten(
+        jax.tree.structure(state), range(len(jax.tree.leaves(state)))
+    )
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    found = _batch_curvature(system, x, state, cost, y, jnp.asarray(beta))
+    finite = np.logical_and.reduce(
+        [
+            np.isfinite(u).reshape(len(u), -1).all(1)
+            for u in map(np.asarray, jax.tree.leaves(state))
+        ]
+    )
+    for number, (block, leaves) in enumerate(zip(system.blocks(), found, strict=True)):
+        places = jax.tree.leaves(block.where(numbers))
+        for place, (total, value) in zip(places, leaves, strict=True):
+            total = np.real(total)
+            bad = np.argwhere(~((total > 0) & np.isfinite(total)))
+            bad = bad[finite[bad[:, 0]]]
+            if len(bad):
+                example, *unit = (int(n) for n in bad[0])
+                at = f"state{jax.tree_util.keystr(paths[place])}{unit}"
+                what = np.real(np.asarray(value)[tuple(bad[0])])
+                name = f"{at} of example {example}"
+                message = _not_positive(type(system).__name__, number, name, what)
+                raise CurvatureNotPositive(message)
+
+
+@eqx.filter_jit
+def _batch_curvature(system, x, state, cost, y, beta) -> list:
+    """Of every leaf of every block: the curvature that a step divides by, and a + β c.
+
+    They differ where a negative β c would leave too little of a.
+    """
+
+    def one(x, y, s, beta):
+        dynamics = Dynamics(system, x, cost, y, beta)
+
+        def of(block):
+            old = _leaves(block, s)
+            own = _curvature(block, x, s, len(old))
+            given = [
+                jnp.asarray(a) + c
+                for a, c in zip(own, _cost_curvature(dynamics, block, s), strict=True)
+            ]
+            total = _total_curvature(block, dynamics, s)
+            return [
+                tuple(jnp.broadcast_to(value, u.shape) for value in pair)
+                for u, *pair in zip(old, total, given, strict=True)
+            ]
+
+        return [of(block) for block in _blocks(system, s)]
+
+    return jax.vmap(one, (0, 0, 0, 0 if beta.ndim else None))(x, y, state, beta)
+
+
+def _not_positive(name: str, number: int, unit: str, value: Any) -> str:
+    help = "declare the diagonal of −∂velocity/∂s, or an upper bound of it, in blocks()"
+    if value == 0:
+        help = (
+            "nothing holds this unit, neither a leak nor a connection: give it one, or "
+            "take it out of the state"
+        )
+    return (
+        f"Sweep: block {number} of {name} has the curvature {value:.3g} at {unit}; a "
+        f"curvature must be positive and finite: {help}"
+    )
+
+
+def _total_curvature(block: Block, dynamics: Dynamics, s: State) -> list[Array]:
+    """a + β c of each leaf of a block; a negative β c leaves LEAST of a."""
+    count = len(_leaves(block, s))
+    pairs = zip(
+        _curvature(block, dynamics.x, s, count),
+        _cost_curvature(dynamics, block, s),
+        strict=True,
+    )
+    return [a + jnp.maximum(c, (LEAST - 1) * jnp.real(a)) for a, c in pairs]
+
+
+def _positive(curvature: list[Array]) -> Array:
+    """Whether a block's curvatures are all positive and finite."""
+    good = [jnp.all((jnp.real(a) > 0) & jnp.isfinite(a)) for a in curvature]
+    return jnp.all(jnp.stack(good))
 
 
 def _curvature(block: Block, x, s: State, count: int) -> tuple:

@@ -28,7 +28,7 @@ def curves(groups: list[Group]) -> dict[str, tuple[str, bytes]]:
         "mean free-phase residual": (
             _residuals(groups),
             True,
-            "mean residual velocity at the end of the free phase",
+            "mean residual at the end of the free phase",
         ),
         "‖ΔW‖ / ‖W‖ per update": (_changes(groups), True, "relative weight change"),
     }
@@ -61,7 +61,7 @@ def residuals(values: np.ndarray, status: np.ndarray) -> bytes | None:
         color=[color for _, color, _ in shown],
         label=[name for _, _, name in shown],
     )
-    axis.set(xlabel="log₁₀ residual (velocity)", ylabel="examples")
+    axis.set(xlabel="log₁₀ residual", ylabel="examples")
     axis.legend(fontsize=8, frameon=False)
     return _svg(figure)
 

@@ -101,8 +101,10 @@ def _results(groups: list[Group]) -> dict[str, Any]:
                 "is not one over independent runs."
             )
     notes.append(
-        "Settled, steps and residual are means over the training examples of the last "
-        "epoch; residuals are velocities, steps are relaxation steps of the free phase."
+        "Steps are those of the free phase, a mean over the training examples of the "
+        "last epoch; settled and residual are means over one batch in 16, or over all "
+        "where a tolerance is given; residuals are velocities, of sweeps velocities / "
+        "curvatures."
     )
     return {"heads": heads, "rows": cells, "notes": notes}
 

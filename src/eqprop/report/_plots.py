@@ -65,7 +65,7 @@ def _curves(file: Path, history: list[dict[str, Any]], names: list[str]) -> None
         line(axes[1, 1], list(values), name, COLORS[k % len(COLORS)])
     _label(axes[0, 0], "error (%)", log=False)
     _label(axes[0, 1], "loss (mean cost)", log=True)
-    _label(axes[1, 0], "mean free-phase residual (velocity)", log=True)
+    _label(axes[1, 0], "mean free-phase residual", log=True)
     _label(axes[1, 1], "‖ΔW‖ / ‖W‖ per update", log=True)
     axes[0, 0].set_ylim(bottom=0)
     figure.savefig(file, dpi=120)

@@ -20,8 +20,8 @@ class Outcome:
 
     Arrays are `[examples]`, `outputs` `[examples, outputs]` and `images`
     `[examples, height, width]` (or with channels); `labels` and `images` are `None`
-    where targets are no classes and inputs no images.  `residual` is in units of
-    velocity, `status` holds places in `STATUSES`.
+    where targets are no classes and inputs no images.  `residual` is that of
+    `ep.Equilibrium`, `status` holds places in `STATUSES`.
     """
 
     split: str

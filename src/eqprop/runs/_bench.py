@@ -17,6 +17,7 @@ from .. import data
 from ..estimators import AbstractEstimator, EquilibriumPropagation
 from ..estimators._base import Gradient
 from ..relaxations import Equilibrium, relax
+from ..relaxations._base import with_exact
 from ..systems import AbstractSystem
 from ..training import (
     Config,
@@ -210,8 +211,9 @@ def _parts(system, cost, x, y, estimator, optimizer) -> dict[str, Program]:
     if type(estimator).estimate is not AbstractEstimator.estimate:
         whole = Program(_estimate, (x, y), system, cost, estimator, key)
         return {"estimate": whole} | update
+    relaxation = with_exact(estimator.free, False)  # as most training steps do
     free = Program(
-        lambda x, system, key: relax(system, x, estimator.free, key=key),
+        lambda x, system, key: relax(system, x, relaxation, key=key),
         *(x, system, key),
     )
     settled: Equilibrium = free()

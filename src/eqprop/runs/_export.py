@@ -67,7 +67,8 @@ FORMULAS = {
 }
 UNITS = {
     "time": "dt is in units of the neurons' time constant; steps are counted",
-    "residual": "velocity ds/dt, largest entry; a state is settled below tol",
+    "residual": "at the final state: of Euler the largest velocity ds/dt, of Sweep the "
+    "largest velocity / curvature; bounds included; a state is settled below tol",
     "tol": "null: all steps are taken, and settled means below √eps of the dtype",
     "state": "dimensionless, every unit starts at zero",
     "weights": "dimensionless, [n_in, n_out] or [kernel, kernel, n_in, n_out]",
@@ -195,7 +196,7 @@ def _plain(value: Any) -> Any:
         bounds = None if value.bounds is None else list(value.bounds)
         return {"name": name, "formula": FORMULAS.get(name), "bounds": bounds}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
+        names = [field.name for field in dataclasses.fields(value) if field.init]
         fields = {name: _plain(getattr(value, name)) for name in names}
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, list | tuple):

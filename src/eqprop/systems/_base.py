@@ -38,9 +38,9 @@ class Block(eqx.Module):
     - `where`: `state -> leaf or sequence of leaves`, as in `equinox.tree_at`.
     - `curvature`: the diagonal of −∂velocity/∂s on those leaves, which for an energy
       is that of ∂²potential/∂s²: a number, a sequence of arrays that broadcast
-      against the leaves, or a function `(x, s) -> such a sequence`.  An upper bound
-      makes the step a damped Newton step, under which the potential never rises if
-      the leaves of a block do not interact.
+      against the leaves, or a function `(x, s) -> such a sequence`; positive, also
+      where −∂velocity/∂s is not.  An upper bound makes the step a damped Newton step,
+      under which the potential never rises if the leaves of a block do not interact.
     """
 
     where: Callable[[State], Any] = eqx.field(static=True)
@@ -71,6 +71,14 @@ class AbstractSystem(eqx.Module):
     @abc.abstractmethod
     def velocity(self, x: Any, s: State) -> State:
         """ds/dt of the free dynamics, same structure and shapes as `s`."""
+
+    def forced_velocity(self, x: Any, s: State, force: State) -> State:
+        """ds/dt under a force on the units, as of a nudge: velocity + force.
+
+        Override it where a force is felt in another way, e.g. scaled by a time
+        constant: D (−∂E/∂s + force).
+        """
+        return jax.tree.map(jnp.add, self.velocity(x, s), force)
 
     @abc.abstractmethod
     def readout(self, s: State) -> Array:

@@ -153,6 +153,7 @@ def _encode(value: Any) -> Any:
         fields = {
             field.name: _encode(getattr(value, field.name))
             for field in dataclasses.fields(value)  # type: ignore[arg-type]
+            if field.init
         }
         return {"type": type(value).__name__, **fields}
     if callable(value):

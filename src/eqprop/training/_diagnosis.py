@@ -12,11 +12,13 @@ from ..estimators import AbstractEstimator, AdjointNotConverged, JacobianHomeost
 from ..relaxations import (
     AbstractRelaxation,
     Equilibrium,
+    Euler,
     HardwareInTheLoop,
     initial_state,
     relax,
     Status,
 )
+from ..relaxations._sweep import CurvatureNotPositive
 from ..systems import batch_costs
 from ..systems._parameters import parameter_name
 from . import _devices
@@ -75,7 +77,10 @@ def diagnose(trainer: Trainer, state: TrainState) -> TrainingDiverged:
     examples = _Examples(system, cost, x, y, particles, np.asarray(numbers), where)
     rule, key = trainer.rule(state), trainer.step_key(state)
     free_key = jax.random.split(key, 3)[0]
-    equilibrium = relax(system, x, rule.free, state=particles, key=free_key)
+    try:
+        equilibrium = relax(system, x, rule.free, state=particles, key=free_key)
+    except CurvatureNotPositive as error:
+        return TrainingDiverged(f"in {where}: {error}")
     if trainer.on_unsettled != "mask":
         if error := _free_diverged(examples, rule.free, equilibrium):
             return error
@@ -109,7 +114,10 @@ def diagnose_split(trainer: Trainer, state: TrainState, split: str) -> TrainingD
     examples = _Examples(state.system, state.cost, x, y, particles, numbers, where)
     free = trainer.rule(state).free
     key = jax.random.key(0)
-    found = relax(state.system, x, free, state=particles, key=key)
+    try:
+        found = relax(state.system, x, free, state=particles, key=key)
+    except CurvatureNotPositive as error:
+        return TrainingDiverged(f"in {where}: {error}")
     return (
         _free_diverged(examples, free, found)
         or _cost_not_finite(examples, found)
@@ -244,18 +252,41 @@ def advice(trainer: Trainer, state: TrainState) -> str:
     examples = _Examples(system, cost, x, y, particles, np.asarray(numbers), "")
     free = trainer.rule(state).free
     key = jax.random.split(trainer.step_key(state), 3)[0]
-    status = np.asarray(relax(system, x, free, state=particles, key=key).status)
-    swings = status == Status.oscillating
+    try:
+        found = relax(system, x, free, state=particles, key=key)
+    except CurvatureNotPositive as error:
+        return f"{error}."
+    swings = np.asarray(found.status) == Status.oscillating
     return _advice(examples.one(int(swings.argmax())), free, bool(swings.any()))
 
 
 def _advice(one: _Examples, free: AbstractRelaxation, swings: bool) -> str:
     if swings:
         return "It takes steps that are too large: " + _smaller_steps(one, free)
+    if isinstance(free, Euler) and _stalls(one, free):
+        return (
+            f"Its steps dt·velocity are smaller than the rounding of its state in "
+            f"{_dtype(one)}, so it stands still: use a larger estimator.free.dt, or "
+            "double precision (JAX_ENABLE_X64=1)."
+        )
     return (
         "Give it more steps (estimator.free.steps), persistent states, or a larger "
         "tolerance (estimator.free.tol)."
     )
+
+
+def _stalls(one: _Examples, free: Euler) -> bool:
+    """Whether one more step leaves every number of the final state as it is."""
+    last = relax(one.system, one.x, free, state=one.state).state
+    once = dataclasses.replace(free, steps=1, tol=None)
+    moved = relax(one.system, one.x, once, state=last).state
+    pairs = zip(jax.tree.leaves(moved), jax.tree.leaves(last), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def _dtype(one: _Examples) -> str:
+    state = initial_state(one.system, one.x, one.state)
+    return str(jnp.result_type(*jax.tree.leaves(state)))
 
 
 def _smaller_steps(one: _Examples, free: AbstractRelaxation) -> str:

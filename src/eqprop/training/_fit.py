@@ -105,6 +105,8 @@ def fit(
 
     **Returns:** a `Fit`: `system`, `cost`, and `history` with `epoch`, `loss`,
     `train_error`, `val_error`, `test_error`, `seconds`, `steps`, `settled`, ….
+    `settled`, `oscillating` and `residual` are measured at the equilibria of one batch
+    in 16; of all where the free phase has a tolerance or `on_unsettled` is not "warn".
 
     **Raises:** `TrainingDiverged` if a step is not finite, `ValueError` for bad input.
     """

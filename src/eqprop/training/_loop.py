@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._precision import rounded
 from ..estimators import AbstractEstimator
-from ..relaxations._outside import hear
 from ..relaxations import AbstractRelaxation, initial_state, Status
+from ..relaxations._base import with_exact
+from ..relaxations._outside import hear
 from ..systems import AbstractSystem, batch_costs
 from . import _devices, _processes
 from ._augmentation import Augment, augmented
@@ -38,6 +39,8 @@ from ._measures import (
 from ._step_size import auto_dt, with_dt
 
 CHUNK_SECONDS = 0.4
+MEASURE_EVERY = 16
+"""steps from one batch whose equilibria are measured to the next"""
 
 Examples = tuple[PyTree[Array], PyTree[Array]]
 
@@ -134,7 +137,18 @@ class Trainer(eqx.Module):
             given["state"] = eqx.filter_eval_shape(initial_state, system, x, None)
         if self.examples % self.batch_size:
             given["weight"] = jnp.ones(self.batch_size)
-        eqx.filter_eval_shape(self.estimator, system, cost, x, y, **given)
+        exact = True if self._always_exact else jnp.array(True)
+        rule = with_exact(self.estimator, exact)
+        eqx.filter_eval_shape(rule, system, cost, x, y, **given)
+
+    @property
+    def _always_exact(self) -> bool:
+        """Whether every batch's residuals are evaluated, since they decide something.
+
+        One more velocity a phase is much to training with a few steps a phase; a
+        tolerance needs it in any case.
+        """
+        return self.on_unsettled != "warn" or self.estimator.free.tol is not None
 
     def rule(self, state: TrainState) -> AbstractEstimator:
         """The learning rule with the step size of the state."""
@@ -240,8 +254,10 @@ class Trainer(eqx.Module):
         key = self.step_key(state)
         x, y = self._examples(index, key)
         particles = self._particles(state, index)
+        exact = True if self._always_exact else state.step % MEASURE_EVERY == 0
+        rule = with_exact(self.rule(state), exact)
         gradient = _devices.gradient(
-            *(self.mesh, self.rule(state), state.system, state.cost),
+            *(self.mesh, rule, state.system, state.cost),
             *(x, y, particles, key, weight),
         )
         grads = (gradient.grads, gradient.cost_grads)
@@ -270,7 +286,8 @@ class Trainer(eqx.Module):
                 gradient.equilibrium.state,
             )
             kept_particles = kept_particles | {"train": settled}
-        batch = measure_step(state.system, state.cost, gradient, y, kept, used)
+        problem = (state.system, state.cost, gradient, y)
+        batch = measure_step(*problem, kept, used, kept & exact)
         batch |= change
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)

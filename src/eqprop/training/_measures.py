@@ -53,12 +53,14 @@ def no_change(params) -> dict[str, Array]:
     return {"change": jnp.zeros(weights), "changes": jnp.zeros(())}
 
 
-STATE_SUMS = ("loss", "errors", "steps", "settled", "oscillating", "residual")
+RESIDUAL_SUMS = ("settled", "oscillating", "residual")
+"""sums over the examples whose residual was evaluated at their equilibrium"""
+STATE_SUMS = ("loss", "errors", "steps", *RESIDUAL_SUMS)
 
 
 def zero_sums(weights: int) -> dict[str, Array]:
     """The sums of an epoch before its first step."""
-    names = ("examples", "used", "changes", *STATE_SUMS)
+    names = ("examples", "used", "measured", "changes", *STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
@@ -67,31 +69,41 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
     sums = {name: np.asarray(value) for name, value in sums.items()}
     examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
     error = float(sums["errors"]) / examples
-    used = max(float(sums["used"]), 1)
+    used, measured = (max(float(sums[name]), 1) for name in ("used", "measured"))
     return {
         "loss": float(sums["loss"]) / used,
         "train_error": None if np.isnan(error) else error,
         "steps": float(sums["steps"]) / examples,
-        "settled": float(sums["settled"]) / examples,
-        "oscillating": float(sums["oscillating"]) / examples,
+        "settled": float(sums["settled"]) / measured,
+        "oscillating": float(sums["oscillating"]) / measured,
         "masked": int(sums["examples"] - sums["used"]),
-        "residual": float(sums["residual"]) / examples,
+        "residual": float(sums["residual"]) / measured,
         "relative_change": (sums["change"] / changes).tolist(),
     }
 
 
-def measure_step(system, cost, gradient, y, kept, used) -> dict[str, Array]:
-    """What one step adds to the epoch's sums; the loss is that of the `used` ones."""
+def measure_step(system, cost, gradient, y, kept, used, measured) -> dict[str, Array]:
+    """What one step adds to the epoch's sums.
+
+    The loss is that of the `used` examples; of the `measured` ones the residual was
+    evaluated at the equilibrium.
+    """
     # A masked example that diverged has no numbers to add, and no right answer.
     diverged = kept & (gradient.equilibrium.status == Status.diverged)
     states = measure_states(system, cost, gradient.equilibrium, y, kept & ~diverged)
+    exact = measure_equilibria(gradient.equilibrium, measured & ~diverged)
     count = jnp.sum(used)
-    return states | {
-        "errors": states["errors"] + jnp.sum(diverged),
-        "examples": jnp.sum(kept),
-        "used": count,
-        "loss": gradient.loss * count,
-    }
+    return (
+        states
+        | exact
+        | {
+            "measured": jnp.sum(measured),
+            "errors": states["errors"] + jnp.sum(diverged),
+            "examples": jnp.sum(kept),
+            "used": count,
+            "loss": gradient.loss * count,
+        }
+    )
 
 
 def measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
@@ -100,11 +112,20 @@ def measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
     sums = {
         "errors": errors_of(jax.vmap(partial(outputs_of, cost))(prediction), y),
         "steps": equilibrium.steps,
-        "settled": equilibrium.status == Status.settled,
-        "oscillating": equilibrium.status == Status.oscillating,
-        "residual": equilibrium.residual,
     }
-    return {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
+    sums = {name: jnp.sum(jnp.where(kept, v, 0)) for name, v in sums.items()}
+    return sums | measure_equilibria(equilibrium, kept)
+
+
+def measure_equilibria(equilibrium, kept) -> dict[str, Array]:
+    """The sums of RESIDUAL_SUMS over the kept examples."""
+    values = (
+        equilibrium.status == Status.settled,
+        equilibrium.status == Status.oscillating,
+        equilibrium.residual,
+    )
+    sums = (jnp.sum(jnp.where(kept, value, 0)) for value in values)
+    return dict(zip(RESIDUAL_SUMS, sums, strict=True))
 
 
 def errors_of(prediction: Array, y: Any) -> Float[Array, " batch"]:

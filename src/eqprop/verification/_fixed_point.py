@@ -123,10 +123,10 @@ def settle(
 def _newton(system, x, relaxation, state, residual) -> tuple[State, float]:
     """Newton's method from where steps fall too slowly, while the residual falls."""
     dt = getattr(relaxation, "dt", 1.0)
-    once = dataclasses.replace(relaxation, steps=1, tol=None)
+    here = dataclasses.replace(relaxation, steps=0, tol=None)
     for _ in range(NEWTON):
         moved = _newton_step(system, x, state, dt)
-        found = relax(system, x, once, state=moved)
+        found = relax(system, x, here, state=moved)
         reached = float(np.max(_nan_last(found.residual)))
         if reached >= residual:
             break

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ..estimators import EquilibriumPropagation, ImplicitDifferentiation
 from ..estimators._equilibrium_propagation import _contrast, Nudging
-from ..relaxations._base import Dynamics, Equilibrium, initial_state
+from ..relaxations._base import Dynamics, Equilibrium, initial_state, relax
 from ..relaxations._euler import Euler, largest
 from ..relaxations._sweep import Sweep
 from ..systems import _check
@@ -115,6 +115,9 @@ class _Search:
         fast = jax.vmap(system.velocity)(x, self.start)
         self.scale = float(largest(fast)) or 1.0
         self.relaxation: Any = Sweep(steps=1)
+        if self.sweep:  # its residual is in units of the state
+            still = relax(system, x, Sweep(steps=0), state=self.start)
+            self.scale = float(jnp.max(still.residual)) or 1.0
         if not self.sweep:
             self.curves["dt"] = self._race()
             dt = self.curves["dt"].chosen
