@@ -38,7 +38,8 @@ from ..systems._base import (
 from ..systems._total_energy import batch_costs
 from ._base import AbstractEstimator, Gradient, replace_ignored, Stats, weighted_mean
 from ._clamped import check_clamp, Clamped
-from ._equilibrium_propagation import _contrast, check_beta, check_phases
+from ._equilibrium_propagation import _contrast, check_beta, check_phases, ends
+from ._rounding import rounding
 from ._step import inner
 
 
@@ -90,6 +91,7 @@ class AbstractClampedContrast(AbstractEstimator):
         }
         x, y, start = replace_ignored((x, y, free.state), weight)
         phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
+        values["rounding"] = rounding(system, self.clamped, *ends(phases))
         grads, _ = _contrast(system, _nothing, x, y, start, phases, betas, weight)
         loss = batch_costs(system, cost, x, y, start)
         return Gradient(

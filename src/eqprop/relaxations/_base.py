@@ -20,12 +20,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from ..systems import _check
 from ..systems._base import AbstractSystem, energy_of, State, state_gradient
+from ..systems._norm import norm
 from ..systems._total_energy import (
     check_total_energy,
     has_total_energy,
     nudge_energy,
 )
 from ._keys import example_keys
+from ._numbers import traced
 from ._outside import hear
 
 
@@ -188,7 +190,7 @@ class AbstractRelaxation(eqx.Module):
 
         dtype = jax.eval_shape(step, s, 0)[1].dtype
         # The first residual only has to be finite and not below the tolerance.
-        first = (jnp.array(0), (s, s, s), jnp.array(max(2 * tol, 1.0), dtype))
+        first = (jnp.array(0), (s, s, s), jnp.asarray(tol, dtype))
         t, states, residual = jax.lax.while_loop(moving, body, first)
         return self._result(states, t, residual)
 
@@ -239,12 +241,15 @@ def relax(
     check_nudge(system, cost, y, beta)
     if not isinstance(beta, Tracer) and not np.isfinite(beta).all():
         raise ValueError(f"beta is {beta}; it must be finite")
-    batch = _check.batch_size(x=x, **({} if y is None else {"y": y}))
+    x, *rest = _check.batch(x=x, **({} if y is None else {"y": y}))
+    y = None if y is None else rest[0]
+    state, batch = _check.as_arrays("state", state), _check.batch_size(x=x)
     if jnp.ndim(beta) > 1 or (jnp.ndim(beta) == 1 and len(beta) != batch):  # type: ignore[arg-type]
         raise ValueError(
             f"beta has shape {jnp.shape(beta)}; give one number or one per example, "
             f"shape ({batch},)"
         )
+    relaxation = traced(relaxation, system, x, state, cost, y, beta)
     problem = (system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
     found = hear(_relax, *problem)
     if y is not None:
@@ -315,18 +320,18 @@ def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> N
             f"{name}: steps is {steps}; it must be a whole number ≥ 0 (below 2**31), "
             "e.g. 20"
         )
-    if tol is not None and not 0 < tol < float("inf"):
+    known = not isinstance(tol, Tracer)
+    if tol is not None and known and not 0 < tol < float("inf"):
         raise ValueError(
             f"{name}: tol is {tol}; it must be positive and finite (velocity units), "
             "or None for a fixed number of steps"
         )
     for what, value in positive.items():
-        if not (value > 0 and value < float("inf")):
+        if not isinstance(value, Tracer) and not 0 < value < float("inf"):
             raise ValueError(
                 f"{name}: {what} is {value}; it must be positive and finite, e.g. 0.5"
             )
 
 
 def _distance(a: State, b: State) -> Array:
-    squares = jax.tree.map(lambda u, v: jnp.sum(jnp.abs(u - v) ** 2), a, b)
-    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+    return norm(jax.tree.map(jnp.subtract, a, b))

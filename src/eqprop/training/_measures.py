@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..costs import outputs_of
+from ..estimators._step import norm
 from ..relaxations import Status
 from ..systems import AbstractSystem
 from ..systems._parameters import parameter_name
@@ -36,10 +37,7 @@ def measure_change(step, params, moved) -> dict[str, Array]:
     ]
 
     def measure():
-        norms = [
-            (jnp.linalg.norm((new - old).ravel()), jnp.linalg.norm(old.ravel()))
-            for old, new in pairs
-        ]
+        norms = [(norm(new - old), norm(old)) for old, new in pairs]
         # Weights that are all zero have no relative change: it counts as 0.
         ratios = [jnp.where(old > 0, change / old, 0) for change, old in norms]
         return {"change": jnp.stack(ratios).astype(float), "changes": jnp.ones(())}
@@ -58,7 +56,7 @@ STATE_SUMS = ("loss", "errors", "steps", "settled", "oscillating", "residual")
 
 def zero_sums(weights: int) -> dict[str, Array]:
     """The sums of an epoch before its first step."""
-    names = ("examples", "used", "changes", *STATE_SUMS)
+    names = ("examples", "used", "rounding", "changes", *STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
@@ -80,6 +78,12 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def mean_rounding(sums: Mapping[str, Any]) -> float:
+    """The mean of the steps' estimates `stats["rounding"]` so far."""
+    total, used = (float(np.asarray(sums[name])) for name in ("rounding", "used"))
+    return total / max(used, 1)
+
+
 def measure_step(system, cost, gradient, y, kept, used) -> dict[str, Array]:
     """What one step adds to the epoch's sums; the loss is that of the `used` ones."""
     # A masked example that diverged has no numbers to add, and no right answer.
@@ -91,6 +95,7 @@ def measure_step(system, cost, gradient, y, kept, used) -> dict[str, Array]:
         "examples": jnp.sum(kept),
         "used": count,
         "loss": gradient.loss * count,
+        "rounding": gradient.stats.values.get("rounding", 0.0) * count,
     }
 
 
