@@ -43,10 +43,14 @@ from ._implicit_differentiation import (
     ImplicitDifferentiation as ImplicitDifferentiation,
 )
 from ._names import ESTIMATORS as ESTIMATORS, named_estimator as named_estimator
+from ._rounding import (
+    RoundedGradient as RoundedGradient,
+    rounding_message as rounding_message,
+)
 from ._recurrent_backpropagation import (
     RecurrentBackpropagation as RecurrentBackpropagation,
 )
-from ._settle import settle as settle
+from ._settle import NotSettled as NotSettled, settle as settle
 from ._settled import settled_only as settled_only
 from ._spike_timing import (
     PlasticityRule as PlasticityRule,

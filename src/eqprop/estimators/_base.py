@@ -11,10 +11,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
+from ..relaxations._numbers import traced
 from ..relaxations._outside import hear, uses_outside
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import check_total_energy
+from ._rounding import warn_rounded
 
 
 class Stats(eqx.Module):
@@ -82,19 +84,33 @@ class AbstractEstimator(eqx.Module):
         `cost` is `None` for a system whose total energy brings its own; one that is
         given must equal it, which is checked outside of `jax.jit`.
         """
-        batch = _check.batch_size(x=x, y=y)
+        x, y = _check.batch(x=x, y=y)
+        batch = _check.batch_size(x=x)
+        state = _check.as_arrays("state", state)
+        weight = None if weight is None else jnp.asarray(weight)
         if weight is not None and jnp.shape(weight) != (batch,):
             raise ValueError(
                 f"weight has shape {jnp.shape(weight)}; give one weight ≥ 0 per "
                 f"example, shape ({batch},)"
             )
         problem = (system, cost, x, y, state, key, weight)
-        gradient = hear(AbstractEstimator._compiled, self, *problem)
+        rule = traced(self, *problem)
+        gradient = hear(AbstractEstimator._compiled, rule, *problem)
         if not isinstance(gradient.loss, Tracer):
             check_total_energy(system, cost, x, y, gradient.equilibrium.state)
             self.free.refuse(system, x, state, gradient.equilibrium)
             self.check(gradient)
+            self._warn_rounded(gradient)
         return gradient
+
+    def _warn_rounded(self, gradient: Gradient) -> None:
+        """Warn once if most of the gradient is rounding; not where the cost is 0."""
+        error = gradient.stats.values.get("rounding")
+        if error is None:
+            return
+        dtype = jnp.result_type(*jax.tree.leaves(gradient.equilibrium.state))
+        if abs(float(gradient.loss)) > float(jnp.finfo(dtype).eps):
+            warn_rounded(self, float(error), dtype)
 
     @eqx.filter_jit
     def _compiled(self, system, cost, x, y, state, key, weight) -> Gradient:

@@ -25,6 +25,7 @@ from ..systems._parameters import by_layer, parameter_groups
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
 from ._equilibrium_propagation import _along, _stats, Nudging
 from ._path import NudgedPath, PathRule
+from ._rounding import rounding
 from ._step import mean_cost
 
 
@@ -90,7 +91,8 @@ class ContinualEquilibriumPropagation(PathRule):
         path = NudgedPath(self.nudged, model, x, y, start, beta, nudged_key)
         nudged, total = path.accumulate(first, increment, learn, self.recorded)
         phases = jax.tree.map(lambda leaf: leaf[None], nudged)
-        measured = _stats(self.nudging, has_potential(system), phases)
+        error = rounding(system, self.nudged, nudged.state, start)
+        measured = _stats(self.nudging, has_potential(system), phases, error)
         stats = Stats(f"continual {measured['rule']}", measured.values)
         grads, cost_grads = total
         return Gradient(loss, grads, cost_grads, free, stats)

@@ -45,7 +45,8 @@ from ._base import (
     weighted_mean,
 )
 from ._clamped import check_clamp, Clamped
-from ._equilibrium_propagation import _contrast, check_beta, check_phases
+from ._equilibrium_propagation import _contrast, check_beta, check_phases, ends
+from ._rounding import rounding
 from ._step import inner
 
 
@@ -97,6 +98,7 @@ class AbstractClampedContrast(AbstractEstimator):
         }
         x, y, start = replace_ignored((x, y, free.state), weight)
         phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
+        values["rounding"] = rounding(system, self.clamped, *ends(phases))
         grads, _ = _contrast(system, _nothing, x, y, start, phases, betas, weight)
         loss = batch_costs(system, cost, x, y, start)
         return Gradient(

@@ -37,6 +37,7 @@ from ._base import (
     replace_ignored,
     weighted_mean,
 )
+from ._rounding import rounding
 
 Nudging = Literal["centered", "one-sided", "random-sign"]
 
@@ -52,6 +53,10 @@ class EquilibriumPropagation(AbstractEstimator):
     - `nudging`: `"one-sided"` contrasts β with 0 (bias O(β)); `"random-sign"` the
       same with the sign of β drawn anew for each batch (needs `key`); `"centered"`
       contrasts β with −β, both relaxed as one double batch (bias O(β²)).
+
+    `stats["rounding"]` estimates the relative error that rounding leaves in the
+    gradient, which is inverse to β; above 0.1 a `RoundedGradient` warning names a β
+    that would do.
     """
 
     free: AbstractRelaxation
@@ -100,6 +105,7 @@ class EquilibriumPropagation(AbstractEstimator):
         x, y, start = replace_ignored((x, y, free.state), weight)
         phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
         potential = self.contrasts_potential(system)
+        error = rounding(system, self.nudged, *ends(phases))
         grads, cost_grads = _contrast(
             *(system, cost, x, y, start, phases, betas, weight, potential)
         )
@@ -109,7 +115,7 @@ class EquilibriumPropagation(AbstractEstimator):
             grads=grads,
             cost_grads=cost_grads,
             equilibrium=free,
-            stats=_stats(self.nudging, potential, nudged),
+            stats=_stats(self.nudging, potential, nudged, error),
         )
 
     def contrasts_potential(self, system: AbstractSystem) -> bool:
@@ -203,7 +209,12 @@ def _along(field: Callable[[Any, State], State]):
     return product
 
 
-def _stats(nudging: str, potential: bool, nudged: Equilibrium) -> Stats:
+def ends(phases: State) -> tuple[State, State]:
+    """The first and the second of two phases on a leading axis."""
+    return tuple(jax.tree.map(lambda leaf, k=k: leaf[k], phases) for k in (0, 1))  # type: ignore[return-value]
+
+
+def _stats(nudging: str, potential: bool, nudged: Equilibrium, error: Scalar) -> Stats:
     contrast = "potential" if potential else "vector-field rule"
     return Stats(
         rule=f"equilibrium propagation, {nudging}, {contrast}",
@@ -211,5 +222,6 @@ def _stats(nudging: str, potential: bool, nudged: Equilibrium) -> Stats:
             "nudged_steps": nudged.steps,
             "nudged_residual": nudged.residual,
             "nudged_status": nudged.status,
+            "rounding": error,
         },
     )

@@ -19,6 +19,7 @@ from ..systems._base import has_potential, learning_field
 from ..systems._total_energy import batch_costs, nudge_energy
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._equilibrium_propagation import _along
+from ._rounding import rounding
 
 
 class HolomorphicEquilibriumPropagation(AbstractEstimator):
@@ -82,13 +83,15 @@ class HolomorphicEquilibriumPropagation(AbstractEstimator):
         x, y, start = replace_ignored((x, y, start), kept)
         phases = jax.vmap(lambda s: replace_ignored(s, kept))(nudged.state)
         grads, cost_grads = _fourier(model, x, y, start, phases, betas, kept)
-        system, cost = model
-        loss = batch_costs(system, cost, x, y, start)
+        pair = (0, self.points // 2)
+        opposite = [jax.tree.map(lambda s, k=k: s[k], phases) for k in pair]
+        loss = batch_costs(model[0], model[1], x, y, start)
         values = {
             "nudged_steps": nudged.steps,
             "nudged_residual": nudged.residual,
             "nudged_status": nudged.status,
             "left_out": jnp.sum(lost),
+            "rounding": rounding(model[0], self.nudged, opposite[0], opposite[1]),
         }
         rule = f"holomorphic equilibrium propagation, N = {self.points}"
         mean = weighted_mean(jnp.real(loss), kept)

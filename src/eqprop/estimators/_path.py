@@ -95,7 +95,7 @@ class NudgedPath(eqx.Module):
         start = (self.start,) * 3
         moved = jax.eval_shape(lambda s: self._move(0, self.model, s), self.start)
         # The first residual only has to be finite and not below the tolerance.
-        residual = jnp.full(batch, max(2 * (self.relaxation.tol or 0), 1.0))
+        residual = jnp.full(batch, self._tol, float)
         return Walk(start, jnp.zeros(batch, int), residual.astype(moved[1].dtype))
 
     def _move(self, t: Any, model: Any, s: State) -> tuple[State, Array]:
@@ -123,9 +123,12 @@ class NudgedPath(eqx.Module):
 
         return jax.tree.map(keep, moved, walk)
 
+    @property
+    def _tol(self) -> Any:
+        return 0.0 if self.relaxation.tol is None else self.relaxation.tol
+
     def _moving(self, walk: Walk) -> Bool[Array, " batch"]:
-        tol = self.relaxation.tol or 0.0
-        return (walk.residual >= tol) & jnp.isfinite(walk.residual)
+        return (walk.residual >= self._tol) & jnp.isfinite(walk.residual)
 
 
 class PathRule(EquilibriumPropagation):

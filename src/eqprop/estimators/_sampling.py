@@ -29,6 +29,7 @@ from ._base import (
     UnsuitableRule,
     weighted_mean,
 )
+from ._step import norm
 
 SEGMENTS = 32
 """segments at most into which a chain is cut to measure its autocorrelation"""
@@ -166,11 +167,10 @@ class AbstractSampler(AbstractEstimator):
         batch = len(error)
         share = jnp.ones(batch, error.dtype) if weight is None else weight
         share = share / jnp.where(jnp.sum(share) == 0, 1, jnp.sum(share))
-        squares = jnp.where(share != 0, (share * error) ** 2, 0)
         values = {
             "acceptance": weighted_mean(jnp.mean(acceptance, 0), weight),
             "effective_samples": effective,
-            "loss_error": jnp.sqrt(jnp.sum(squares)),
+            "loss_error": norm(jnp.where(share != 0, share * error, 0)),
         }
         return equilibrium, chains.state, loss, values
 

@@ -5,6 +5,7 @@ linear cost g·s: EP nudges with F = E + β g·s, the references do as they alwa
 """
 
 import dataclasses
+import warnings
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,11 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..costs import AbstractCost
-from ..relaxations._base import Equilibrium, relax
+from ..relaxations._base import Equilibrium, relax, Status
 from ..relaxations._hardware import HardwareInTheLoop
+from ..relaxations._numbers import traced
 from ..systems import _check
 from ..systems._base import AbstractSystem, Block, State, has_potential, learning_field
 from ._base import AbstractEstimator
+from ._reverse import first_order, reverse_only
+from ._rounding import warn_rounded
 from ._step import inner, norm
 
 
@@ -28,12 +32,24 @@ def settle(
     adjoint: AbstractEstimator,
     state: State | None = None,
     key: PRNGKeyArray | None = None,
-) -> State:
-    """The settled states of a batch, with gradients by `adjoint`.
+    with_equilibrium: bool = False,
+    warn: bool = False,
+) -> Any:
+    """Return the settled states of a batch, with gradients by `adjoint`.
 
     `jax.grad` reaches the system's parameters and x; `state` and `key` are constants.
     EP's nudge is β times the example's cotangent scaled to norm 1, so that β means
-    the same whatever comes after the layer.
+    the same whatever comes after the layer.  Only first derivatives in reverse mode
+    are supported.
+
+    The gradient is right only where the states settled, and the state alone does not
+    show it.  To see convergence, outside or inside `jax.jit`:
+
+        state, equilibrium = ep.settle(system, x, adjoint=rule, with_equilibrium=True)
+        settled = jnp.mean(equilibrium.status == ep.Status.settled)  # share of them
+
+    `equilibrium.residual` says how far each example still moves, and `steps` how many
+    it took.  Give `adjoint.free` more steps until `settled` is 1.
 
     **Arguments:**
 
@@ -41,11 +57,19 @@ def settle(
     - `adjoint`: any estimator; its `free` relaxation settles the state.
     - `state`: batched state to start from; `system.init_state(x)` where `None`.
     - `key`: for rules and relaxations that draw random numbers.
+    - `with_equilibrium`: also return the `Equilibrium` of the free phase, a constant
+      for derivatives.
+    - `warn`: warn whenever an example of a batch did not settle, in the free phase
+      or in a nudged phase of the backward pass, and once if that pass is mostly
+      rounding (`RoundedGradient`).  It works under `jax.jit` (a
+      `jax.debug.callback`); use it while a program is developed.
 
-    **Returns:** the batched state; use `system.readout` under `jax.vmap` on it.
+    **Returns:** the batched state; use `system.readout` under `jax.vmap` on it.  With
+        `with_equilibrium` the pair (state, `Equilibrium`).
 
     **Raises:** `ValueError` if shapes do not agree or `adjoint` is no estimator, or
-        one that gives no gradient of the loss above the layer.
+        one that gives no gradient of the loss above the layer; `NotImplementedError`
+        for derivatives in forward mode and for second derivatives.
     """
     if not isinstance(adjoint, AbstractEstimator):
         raise ValueError(
@@ -63,35 +87,46 @@ def settle(
             "which a device that knows its own cost cannot apply: use ep.Euler, or "
             "ep.RecurrentBackpropagation (`free` may be the device)"
         )
-    _check.batch_size(x=x)
-    return _settle((system, x), adjoint, jax.lax.stop_gradient(state), key)
+    (x,) = _check.batch(x=x)
+    x = jax.tree.map(jnp.asarray, x)  # the backward pass takes single examples of it
+    state = _check.as_arrays("state", state)
+    system, x = reverse_only((system, x))
+    found = _settle(
+        (system, x), traced(adjoint, system, x), jax.lax.stop_gradient(state), key, warn
+    )
+    found = Equilibrium(found.state, *jax.lax.stop_gradient(_measured(found)))
+    return (found.state, found) if with_equilibrium else found.state
 
 
 @eqx.filter_custom_vjp
-def _settle(differentiable, adjoint, state, key):
-    return _free(differentiable, adjoint, state, key).state
+def _settle(differentiable, adjoint, state, key, warn) -> Equilibrium:
+    return _free(differentiable, adjoint, state, key, warn)
 
 
-def _free(differentiable, adjoint, state, key) -> Equilibrium:
+def _free(differentiable, adjoint, state, key, warn) -> Equilibrium:
     system, x = differentiable
     free_key = None if key is None else jax.random.split(key, 3)[0]
-    return relax(system, x, adjoint.free, state=state, key=free_key)
+    free = relax(system, x, adjoint.free, state=state, key=free_key)
+    if warn:
+        _warn("free", free.status)
+    return free
 
 
 @_settle.def_fwd
-def _forward(perturbed, differentiable, adjoint, state, key):
+def _forward(perturbed, differentiable, adjoint, state, key, warn):
     del perturbed
-    free = _free(differentiable, adjoint, state, key)
-    return free.state, free
+    free = _free(differentiable, adjoint, state, key, warn)
+    return free, free
 
 
 @_settle.def_bwd
-def _backward(free, cotangent, perturbed, differentiable, adjoint, state, key):
+def _backward(free, cotangent, perturbed, differentiable, adjoint, state, key, warn):
     del perturbed, state
+    free, cotangent, differentiable = first_order((free, cotangent, differentiable))
     system, x = differentiable
     cotangent = jax.tree.map(
         lambda g, s: jnp.zeros_like(s) if g is None else g,
-        cotangent,
+        cotangent.state,
         free.state,
         is_leaf=lambda leaf: leaf is None,
     )
@@ -103,10 +138,44 @@ def _backward(free, cotangent, perturbed, differentiable, adjoint, state, key):
     gradient = adjoint.at(
         _Layer(system, x), _LinearCost(), index, direction, free, keys, size
     )
+    if warn and "nudged_status" in gradient.stats.values:
+        _warn("nudged", gradient.stats["nudged_status"])
+    if warn and "rounding" in gradient.stats.values:
+        _warn_rounded(adjoint, gradient.stats["rounding"], size.dtype)
     # The weights are the norms of the cotangents, so the mean becomes their sum.
     total = jnp.sum(size)
     layer = jax.tree.map(lambda g: g * total.astype(g.dtype), gradient.grads)
     return _like((system, x), (layer.system, layer.inputs))
+
+
+class NotSettled(UserWarning):
+    """Examples of `ep.settle` did not settle, so that their gradient is not right."""
+
+
+def _warn(phase: str, status: Array) -> None:
+    """Warn at run time of every batch with examples that did not settle."""
+
+    def say(unsettled, examples):
+        if unsettled:
+            warnings.warn(
+                f"ep.settle: {unsettled} of {examples} states of the {phase} phase did "
+                "not settle, so that the gradient through them is not right; give "
+                f"adjoint.{phase} more steps, or a smaller dt where they oscillate or "
+                "diverge",
+                NotSettled,
+                stacklevel=2,
+            )
+
+    jax.debug.callback(say, jnp.sum(status != Status.settled), status.size)
+
+
+def _warn_rounded(adjoint: AbstractEstimator, error: Array, dtype: Any) -> None:
+    """Warn at run time, once for each β, of a backward pass that is mostly rounding."""
+    jax.debug.callback(lambda error: warn_rounded(adjoint, float(error), dtype), error)
+
+
+def _measured(found: Equilibrium) -> tuple[Array, Array, Array]:
+    return found.steps, found.residual, found.status
 
 
 def _like(tree: Any, grads: Any) -> Any:

@@ -28,8 +28,9 @@ from jaxtyping import Array, PyTree, Scalar
 from ..systems._base import AbstractSystem, has_potential, learning_field, State
 from ..systems._total_energy import nudge_energy
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
-from ._equilibrium_propagation import _along, _stats
+from ._equilibrium_propagation import _along, _stats, ends
 from ._path import NudgedPath, PathRule
+from ._rounding import rounding
 from ._step import mean_cost
 
 PlasticityRule = Literal["rates", "potentials"]
@@ -87,7 +88,10 @@ class SpikeTimingDependentPlasticity(PathRule):
         # Two phases, β and −β: half of what one gives less what the other gives.
         nudged, totals = jax.vmap(phase)(betas)
         grads, cost_grads = jax.tree.map(lambda total: jnp.mean(total, 0), totals)
-        stats = _stats(self.nudging, has_potential(system), nudged)
+        first_end = jax.tree.map(lambda leaf: leaf[0], nudged.state)
+        last = start if len(betas) == 1 else ends(nudged.state)[1]
+        error = rounding(system, self.nudged, first_end, last)
+        stats = _stats(self.nudging, has_potential(system), nudged, error)
         values = dict(stats.values)
         if _through_synapses(system):
             values[MISMATCH] = _mismatch(system, x, nudged.state, weight)

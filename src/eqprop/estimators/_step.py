@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from ..relaxations._base import AbstractRelaxation, check_hyperparameters, Dynamics
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractSystem, State, state_gradient
+from ..systems._norm import inner as inner, norm as norm
 from ..systems._total_energy import batch_costs, cost_of
 from ._base import weighted_mean
 
@@ -87,17 +88,6 @@ def through_step(
     return loss, grads
 
 
-def inner(a: State, b: State) -> Scalar:
-    """Σ a·b over all leaves."""
-    products = jax.tree.map(lambda u, v: jnp.sum(u * v), a, b)
-    return sum(jax.tree.leaves(products))  # type: ignore[return-value]
-
-
-def norm(a: State) -> Scalar:
-    """‖a‖₂ over all leaves."""
-    return jnp.sqrt(inner(a, a))
-
-
 def solve_fixed_point(
     linear: Callable[[State], State], right: State
 ) -> tuple[State, Scalar]:
@@ -108,7 +98,7 @@ def solve_fixed_point(
     products of `linear` alone.
     """
     flat, unflatten = ravel_pytree(right)
-    scale = jnp.linalg.norm(flat)
+    scale = norm(flat)
     unit = flat / jnp.where(scale == 0, 1, scale)
 
     def operator(u: Array) -> Array:

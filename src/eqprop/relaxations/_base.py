@@ -19,12 +19,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from ..systems import _check
 from ..systems._base import AbstractSystem, energy_of, State, state_gradient
+from ..systems._norm import norm
 from ..systems._total_energy import (
     check_total_energy,
     has_total_energy,
     nudge_energy,
 )
 from ._keys import example_keys
+from ._numbers import traced
 from ._outside import hear
 from ._projected import largest, projected
 
@@ -244,8 +246,7 @@ class AbstractRelaxation(eqx.Module):
 
         dtype = jax.eval_shape(step, s, 0)[1].dtype
         # The first residual only has to be finite and not below the tolerance.
-        first = jnp.array(max(2 * tol, 1.0), dtype)
-        goal = jnp.asarray(tol, dtype)
+        first = goal = jnp.asarray(tol, dtype)
         t, states, residual, _ = jax.lax.while_loop(
             unsettled, approach, (jnp.array(0), (s, s, s), first, goal)
         )
@@ -320,12 +321,15 @@ def relax(
     check_nudge(system, cost, y, beta)
     if not isinstance(beta, Tracer) and not np.isfinite(beta).all():
         raise ValueError(f"beta is {beta}; it must be finite")
-    batch = _check.batch_size(x=x, **({} if y is None else {"y": y}))
+    x, *rest = _check.batch(x=x, **({} if y is None else {"y": y}))
+    y = None if y is None else rest[0]
+    state, batch = _check.as_arrays("state", state), _check.batch_size(x=x)
     if jnp.ndim(beta) > 1 or (jnp.ndim(beta) == 1 and len(beta) != batch):  # type: ignore[arg-type]
         raise ValueError(
             f"beta has shape {jnp.shape(beta)}; give one number or one per example, "
             f"shape ({batch},)"
         )
+    relaxation = traced(relaxation, system, x, state, cost, y, beta)
     problem = (system, x, relaxation, state, cost, y, jnp.asarray(beta), key)
     found = hear(_relax, *problem)
     if not isinstance(found.residual, Tracer):
@@ -398,13 +402,14 @@ def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> N
             f"{name}: steps is {steps}; it must be a whole number ≥ 0 (below 2**31), "
             "e.g. 20"
         )
-    if tol is not None and not 0 < tol < float("inf"):
+    known = not isinstance(tol, Tracer)
+    if tol is not None and known and not 0 < tol < float("inf"):
         raise ValueError(
             f"{name}: tol is {tol}; it must be positive and finite, a residual, "
             "or None for a fixed number of steps"
         )
     for what, value in positive.items():
-        if not (value > 0 and value < float("inf")):
+        if not isinstance(value, Tracer) and not 0 < value < float("inf"):
             raise ValueError(
                 f"{name}: {what} is {value}; it must be positive and finite, e.g. 0.5"
             )
@@ -412,16 +417,7 @@ def check_hyperparameters(name: str, steps: Any, tol: Any, **positive: Any) -> N
 
 def _cancel(last: State, previous: State, before: State) -> Array:
     """Whether ‖s_T − s_{T−2}‖ ≤ 0.1 ‖s_T − s_{T−1}‖ > 0."""
-
-    def differences(a, b):
-        return jax.tree.map(lambda u, v: jnp.abs(u - v), a, b)
-
-    single, double = differences(last, previous), differences(last, before)
-    size = largest(single)
-    scale = jnp.where(size == 0, 1, size)  # squares neither over- nor underflow
-
-    def norm(tree):
-        squares = [jnp.sum((leaf / scale) ** 2) for leaf in jax.tree.leaves(tree)]
-        return jnp.sqrt(sum(squares))
-
-    return (size > 0) & (norm(double) <= 0.1 * norm(single))
+    single, double = (
+        norm(jax.tree.map(jnp.subtract, last, other)) for other in (previous, before)
+    )
+    return (single > 0) & (double <= 0.1 * single)

@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import ndtr
 from jaxtyping import Array, PRNGKeyArray, Scalar
@@ -74,7 +75,7 @@ class Langevin(AbstractRelaxation):
                 f"Langevin: tol is {self.tol}; a chain with noise never settles, so it "
                 "must be None"
             )
-        if self.temperature == 0:
+        if not isinstance(self.temperature, Tracer) and self.temperature == 0:
             raise ValueError("Langevin: temperature is 0; that is ep.Euler, use it")
         check_hyperparameters(
             *("Langevin", self.steps, None),

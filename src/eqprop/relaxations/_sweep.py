@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..systems._base import Block, State
@@ -72,7 +73,7 @@ class Sweep(AbstractRelaxation):
 
     def __check_init__(self):
         check_hyperparameters("Sweep", self.steps, self.tol, omega=self.omega)
-        if self.omega >= 2:
+        if not isinstance(self.omega, Tracer) and self.omega >= 2:
             raise ValueError(
                 f"Sweep: omega is {self.omega}; it must be below 2, at which sweeps "
                 "lower no energy, e.g. 1.5"

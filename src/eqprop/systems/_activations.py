@@ -5,7 +5,11 @@ need ρ′(0) = ρ′(1) = 1, or a network that starts at zero never moves (pape
 section 5): that rule stands here, once.
 """
 
+import importlib
+import pickle
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,17 +40,47 @@ class Activation(eqx.Module):
         """`s` moved into `bounds`."""
         return s if self.bounds is None else jnp.clip(s, *self.bounds)
 
+    def __reduce__(self):
+        """Pickle ρ by its name: compiled functions of JAX cannot pickle themselves."""
+        name = _name_of(self.function)
+        return _of_name, (type(self), name, self.bounds, self.bend)
+
+    def __deepcopy__(self, memo: Any) -> "Activation":
+        return self  # nothing in it changes
+
+
+def _name_of(function: Any) -> tuple[str, str]:
+    """The module and the name under which a function is found."""
+    name = getattr(function, "__qualname__", "")
+    # JAX's public names outlive those of its private modules.
+    for module in ("jax.numpy", "jax.nn", getattr(function, "__module__", "")):
+        if name and getattr(sys.modules.get(module), name, None) is function:
+            return module, name
+    raise pickle.PicklingError(
+        f"Activation: function {function!r} has no name in a module, so that no other "
+        "process finds it; define it with def at the top of a module"
+    )
+
+
+def _of_name(kind: type, name: tuple[str, str], *fields: Any) -> Activation:
+    module, function = name
+    return kind(getattr(importlib.import_module(module), function), *fields)
+
 
 @jax.custom_jvp
-def _hard_sigmoid(s: Array) -> Array:
+def _inclusive_clip(s: Array) -> Array:
     return jnp.clip(s, 0.0, 1.0)
 
 
-@_hard_sigmoid.defjvp
-def _hard_sigmoid_jvp(primals, tangents):
+@_inclusive_clip.defjvp
+def _inclusive_clip_jvp(primals, tangents):
     (s,), (ds,) = primals, tangents
     inside = (s >= 0) & (s <= 1)
-    return _hard_sigmoid(s), jnp.where(inside, ds, jnp.zeros_like(ds))
+    return _inclusive_clip(s), jnp.where(inside, ds, jnp.zeros_like(ds))
+
+
+def _hard_sigmoid(s: Array) -> Array:
+    return _inclusive_clip(s)
 
 
 def _shifted_sigmoid(s: Array) -> Array:

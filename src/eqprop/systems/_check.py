@@ -18,6 +18,91 @@ from ._base import AbstractSystem, has_potential
 from ._total_energy import cost_of, has_total_energy
 
 
+def batch(**trees: Any) -> tuple[Any, ...]:
+    """The trees with leaves that JAX takes, checked to be batches of one length.
+
+    Arrays of other libraries (`__array__` or DLPack, e.g. PyTorch's) become NumPy's or
+    JAX's, foreign byte orders the machine's own.
+    """
+    if str(jax.config.jax_numpy_dtype_promotion) == "strict":  # type: ignore[attr-defined]
+        raise ValueError(
+            "jax_numpy_dtype_promotion is 'strict', and eqprop computes with arrays of "
+            "different dtypes (counts, labels, states); call it in a block "
+            "with jax.numpy_dtype_promotion('standard'):"
+        )
+    found = {name: as_arrays(name, tree) for name, tree in trees.items()}
+    batch_size(**found)
+    return tuple(found.values())
+
+
+def as_arrays(name: str, tree: Any) -> Any:
+    """The tree with leaves that JAX takes; a ValueError for what is no array."""
+
+    if hasattr(tree, "__next__"):  # of which JAX makes an error of its own
+        raise ValueError(f"{name} is {_no_array(name, tree)}")
+
+    def array(path, leaf):
+        return _as_array(name, name + jax.tree_util.keystr(path), leaf)
+
+    return jax.tree_util.tree_map_with_path(array, tree)
+
+
+def _as_array(name: str, label: str, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise ValueError(
+            f"{label} is a masked array, whose masked values would be used as they "
+            "are; fill them, e.g. x.filled(0), or leave the examples out"
+        )
+    if not isinstance(leaf, np.ndarray):
+        if not any(hasattr(leaf, name) for name in ("__array__", "__dlpack__")):
+            raise ValueError(f"{label} is {_no_array(name, leaf)}")
+        leaf = _from_outside(label, leaf)
+    if isinstance(leaf, jax.Array):
+        return leaf
+    longest = {"g": np.float64, "G": np.complex128}  # of JAX, for NumPy's longdouble
+    dtype = longest.get(leaf.dtype.char, leaf.dtype.newbyteorder("="))
+    return leaf.astype(dtype, copy=False)
+
+
+def _from_outside(label: str, leaf: Any) -> Any:
+    """An array of another library; PyTorch's may be on a device or need gradients."""
+    leaf = leaf.detach() if callable(getattr(leaf, "detach", None)) else leaf
+    readers = {"__array__": np.asarray, "__dlpack__": jnp.from_dlpack}
+    reasons = []
+    for name, read in readers.items():
+        if not hasattr(leaf, name):
+            continue
+        try:
+            return read(leaf)
+        except Exception as error:  # whatever another library raises
+            reasons.append(_reason(error))
+    raise ValueError(
+        f"{label} is a {type(leaf).__name__} that neither NumPy nor DLPack reads "
+        f"({'; '.join(reasons)}); convert it to a NumPy array first"
+    )
+
+
+def _no_array(name: str, leaf: Any) -> str:
+    """What a leaf is instead, and what to do."""
+    kind = type(leaf).__name__
+    if isinstance(leaf, str | bytes):
+        return f"a {kind}, not an array; read the file first, e.g. with np.load"
+    if isinstance(leaf, bool | int | float | complex):
+        return f"a Python {kind}, not an array; pass np.asarray({name})"
+    if hasattr(leaf, "toarray"):
+        return f"a sparse {kind}; pass its toarray()"
+    if hasattr(leaf, "__iter__") or hasattr(leaf, "__getitem__"):
+        return (
+            f"a {kind}, which yields examples or batches one after the other; eqprop "
+            "takes arrays. Of a loader of batches (x, y) make them with "
+            "x, y = (np.concatenate(parts) for parts in zip(*loader)), of a dataset of "
+            "single examples with np.stack; or call an estimator on each batch"
+        )
+    return f"a {kind}, not an array; give an array with a leading axis of examples"
+
+
 def batch_size(**arrays: Any) -> int:
     """The common length of the leading axes, or a ValueError that names them."""
     sizes = {}

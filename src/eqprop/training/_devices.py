@@ -197,21 +197,22 @@ def gradient(
         x, y, state, weight = split
         found = estimator(system, cost, x, y, state=state, key=key, weight=weight)
         used = found.weight
+        error = found.stats.values.get("rounding", jnp.zeros(()))
         if used is None:
             used = jnp.ones(len(found.equilibrium.status))
         own, total = jnp.sum(used), jax.lax.psum(jnp.sum(used), DATA_AXIS)
         share = own / jnp.where(total == 0, 1, total)
         means = jax.tree.map(
             lambda v: (share * v).astype(v.dtype),
-            (found.loss, found.grads, found.cost_grads),
+            (found.loss, found.grads, found.cost_grads, error),
         )
         return jax.lax.psum(means, DATA_AXIS), (found.equilibrium, used)
 
     whole, split = (estimator, system, cost, key), (x, y, state, weight)
     out = (EVERYWHERE, BY_EXAMPLE)
     means, (equilibrium, used) = _over_devices(part, mesh, whole, split, out)
-    loss, grads, cost_grads = means
-    stats = Stats(type(estimator).__name__, {})
+    loss, grads, cost_grads, error = means
+    stats = Stats(type(estimator).__name__, {"rounding": error})
     return Gradient(loss, grads, cost_grads, equilibrium, stats, used)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from .._precision import check_precision, Precision
 from ..data import InputFormat
 from ..estimators import AbstractEstimator, settled_only
+from ..estimators._rounding import warn_rounded
 from ..relaxations import Euler, relax
 from ..systems import AbstractSystem, _check
 from ..systems._total_energy import check_total_energy, has_total_energy
@@ -23,7 +24,7 @@ from ._augmentation import Augment, check_augment
 from ._diagnosis import advice, diagnose, diagnose_split, TrainingDiverged
 from ._faults import check_faults, OnUnsettled, StepSize
 from ._loop import evaluate, Examples, Trainer, TrainState
-from ._measures import alignment, metrics
+from ._measures import alignment, mean_rounding, metrics
 from ._optimizer import check_counts, Optimizer
 
 COLD_EXAMPLES = 1000
@@ -159,7 +160,7 @@ def make_trainer(
     """Put the data on the devices, build the optimizer and check the first batch."""
     mesh = _devices.make_mesh(devices)
     present = {name: split for name, split in splits.items() if split is not None}
-    _check_splits(present)
+    present = _checked_splits(present)
     params = eqx.filter({"system": system, "cost": cost}, eqx.is_inexact_array)
     _check.check_finite(**params)
     present = jax.tree.map(jnp.asarray, present)
@@ -202,21 +203,24 @@ def make_trainer(
     return dataclasses.replace(_devices.everywhere(trainer, mesh), mesh=mesh)
 
 
-def _check_splits(splits: dict[str, Examples]) -> None:
-    """Every split is a pair (x, y), and its examples are like those of training."""
+def _checked_splits(splits: dict[str, Examples]) -> dict[str, Examples]:
+    """Every split as a pair (x, y) of arrays, its examples like those of training."""
+    checked: dict[str, Examples] = {}
     for name, split in splits.items():
         if not isinstance(split, tuple) or len(split) != 2:
             raise ValueError(f"{name} must be a pair (x, y) of batched arrays")
         place = "" if name == "train" else f"{name} "
-        _check.batch_size(**{f"{place}x": split[0], f"{place}y": split[1]})
+        x, y = _check.batch(**{f"{place}x": split[0], f"{place}y": split[1]})
+        checked[name] = (x, y)
         found, expected = (
-            _check.shapes(_check.example(pair)) for pair in (split, splits["train"])
+            _check.shapes(_check.example(pair)) for pair in ((x, y), checked["train"])
         )
         if found != expected:
             raise ValueError(
                 f"one example (x, y) of {name} has the shapes {found}; those of "
                 f"training have {expected}"
             )
+    return checked
 
 
 def check_program_inputs(
@@ -276,6 +280,8 @@ def run_epochs(
             if state.failed:
                 observer.on_failure(state)
                 raise diagnose(trainer, state)
+            if int(state.epoch) == 0:
+                _warn_rounded(trainer, state)
             observer.on_chunk(state, _progress(trainer, state, seconds))
         elapsed += seconds
         try:
@@ -292,6 +298,18 @@ def run_epochs(
         state, seconds = trainer.next_epoch(state), 0.0
         observer.on_epoch(state, record)
     return state
+
+
+def _warn_rounded(trainer: Trainer, state: TrainState) -> None:
+    """Warn once, in the first epoch, if most of the gradient is rounding.
+
+    Later, where examples are learnt, there is little to contrast, and rounding in it
+    does no harm.
+    """
+    system, x = state.system, jax.tree.map(lambda u: u[:1], trainer.splits["train"][0])
+    start = jax.eval_shape(lambda x: jax.vmap(system.init_state)(x), x)
+    dtype = jnp.result_type(*jax.tree.leaves(start))
+    warn_rounded(trainer.estimator, mean_rounding(state.sums), dtype)
 
 
 def _progress(trainer: Trainer, state: TrainState, seconds: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..costs import outputs_of
+from ..estimators._step import norm
 from ..relaxations import Status
 from ..systems import AbstractSystem
 from ..systems._parameters import parameter_name
@@ -36,10 +37,7 @@ def measure_change(step, params, moved) -> dict[str, Array]:
     ]
 
     def measure():
-        norms = [
-            (jnp.linalg.norm((new - old).ravel()), jnp.linalg.norm(old.ravel()))
-            for old, new in pairs
-        ]
+        norms = [(norm(new - old), norm(old)) for old, new in pairs]
         # Weights that are all zero have no relative change: it counts as 0.
         ratios = [jnp.where(old > 0, change / old, 0) for change, old in norms]
         return {"change": jnp.stack(ratios).astype(float), "changes": jnp.ones(())}
@@ -60,7 +58,7 @@ STATE_SUMS = ("loss", "errors", "steps", *RESIDUAL_SUMS)
 
 def zero_sums(weights: int) -> dict[str, Array]:
     """The sums of an epoch before its first step."""
-    names = ("examples", "used", "measured", "changes", *STATE_SUMS)
+    names = ("examples", "used", "measured", "rounding", "changes", *STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
@@ -82,6 +80,12 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def mean_rounding(sums: Mapping[str, Any]) -> float:
+    """The mean of the steps' estimates `stats["rounding"]` so far."""
+    total, used = (float(np.asarray(sums[name])) for name in ("rounding", "used"))
+    return total / max(used, 1)
+
+
 def measure_step(system, cost, gradient, y, kept, used, measured) -> dict[str, Array]:
     """What one step adds to the epoch's sums.
 
@@ -93,17 +97,16 @@ def measure_step(system, cost, gradient, y, kept, used, measured) -> dict[str, A
     states = measure_states(system, cost, gradient.equilibrium, y, kept & ~diverged)
     exact = measure_equilibria(gradient.equilibrium, measured & ~diverged)
     count = jnp.sum(used)
-    return (
-        states
-        | exact
-        | {
-            "measured": jnp.sum(measured),
-            "errors": states["errors"] + jnp.sum(diverged),
-            "examples": jnp.sum(kept),
-            "used": count,
-            "loss": gradient.loss * count,
-        }
-    )
+    return {
+        **states,
+        **exact,
+        "measured": jnp.sum(measured),
+        "errors": states["errors"] + jnp.sum(diverged),
+        "examples": jnp.sum(kept),
+        "used": count,
+        "loss": gradient.loss * count,
+        "rounding": gradient.stats.values.get("rounding", 0.0) * count,
+    }
 
 
 def measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._precision import rounded
 from ..estimators import AbstractEstimator
+from ..estimators._rounding import LIMIT
 from ._fixed_point import double
 from ._metrics import Agreement, agreement
 from ._verification import number, Row, Verification
@@ -76,10 +77,16 @@ def words(precision: str, found: Agreement | None) -> str:
     """One sentence for people."""
     if found is None:
         return f"{precision}: not measured, as the rule draws noise of its own."
-    return (
+    text = (
         f"{precision}: the rule's gradient stands {number(found.angle)}° from its own "
         f"in float64 (relative error {number(found.error)})."
     )
+    if found.error > LIMIT:
+        text += (
+            " That is rounding: use a larger beta (the error is inverse to it), or "
+            "float64."
+        )
+    return text
 
 
 @eqx.filter_jit

@@ -31,6 +31,7 @@ from ..estimators._step import (
 )
 from ..relaxations._base import AbstractRelaxation, Dynamics, relax
 from ..relaxations._euler import Euler
+from ..relaxations._numbers import traced
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import check_total_energy
@@ -69,7 +70,8 @@ def ep_process(
         raise ValueError(f"nudging is {nudging!r}; choose 'centered' or 'one-sided'")
     if not (np.isfinite(beta) and beta != 0):
         raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
-    s = _free_state(system, cost, x, y, free, dt, steps, state)
+    x, y, s = _free_state(system, cost, x, y, free, dt, steps, state)
+    dt = traced(dt, system, x, s)
     betas = nudges(beta, nudging)
     return _ep(system, cost, x, y, s, dt, steps, betas)
 
@@ -94,7 +96,8 @@ def rbp_process(
 
     Arguments, result and errors as for `ep_process`.
     """
-    s = _free_state(system, cost, x, y, free, dt, steps, state)
+    x, y, s = _free_state(system, cost, x, y, free, dt, steps, state)
+    dt = traced(dt, system, x, s)
     return _rbp(system, cost, x, y, s, dt, steps)
 
 
@@ -113,19 +116,21 @@ def bptt_process(
 
     Arguments, result and errors as for `ep_process`.
     """
-    s = _free_state(system, cost, x, y, free, dt, steps, state)
+    x, y, s = _free_state(system, cost, x, y, free, dt, steps, state)
+    dt = traced(dt, system, x, s)
     return _bptt(system, cost, x, y, s, dt, steps)
 
 
-def _free_state(system, cost, x, y, free, dt, steps, state) -> State:
+def _free_state(system, cost, x, y, free, dt, steps, state) -> tuple:
+    """x and y as arrays, and the free state."""
     if isinstance(free, AbstractEstimator):
         free = free.free
     check_reference("the process", free, dt, steps)
-    _check.batch_size(x=x, y=y)
+    x, y = _check.batch(x=x, y=y)
     s = relax(system, x, free, state=state).state
     _check.check_cost(system, cost, *_check.example((x, y, s)))
     check_total_energy(system, cost, x, y, s)
-    return s
+    return x, y, s
 
 
 @eqx.filter_jit

@@ -76,7 +76,7 @@ def tune(
     do not fit each other, and values that are not finite at the start.
     """
     check_tune(target, estimator, examples, nudging)
-    _check.batch_size(x=x, y=y)
+    x, y = _check.batch(x=x, y=y)
     _check.check_finite(x=x, y=y)
     count = min(examples, _check.batch_size(x=x))
     sweep = estimator is not None and isinstance(estimator.free, Sweep)

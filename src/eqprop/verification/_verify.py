@@ -104,7 +104,7 @@ def verify(
     that hold no parameter, or whose energy or velocity is not finite at the start.
     """
     check_arguments(free, estimators, beta, dt, steps, examples)
-    _check.batch_size(x=x, y=y)
+    x, y = _check.batch(x=x, y=y)
     _check.check_finite(x=x, y=y)
     with jax.enable_x64(True):
         system, cost, x, y, estimators = jax.tree.map(
