@@ -41,12 +41,13 @@ class NudgedPath(eqx.Module):
         self,
         first: PyTree,
         increment: Callable[[Any, State, State], PyTree],
-        learn: Callable[[PyTree], PyTree] | None = None,
+        learn: Callable[[PyTree], tuple[PyTree, PyTree]] | None = None,
         record: bool = False,
     ) -> tuple[Equilibrium, PyTree]:
         """total_{t+1} = total_t + increment(model_t, s_t, s_{t+1}), total_0 = `first`.
 
-        - `learn(total_{t+1})`: the parameters of model_{t+1}; they stay where `None`.
+        - `learn(total_{t+1})`: the parameters of model_{t+1}, and the total that leads
+          to them; without it the parameters stay.
         - `record`: return every total_t, t = 0…steps on a leading axis, not the last.
         """
         params, static = eqx.partition(self.model, eqx.is_inexact_array)
@@ -57,7 +58,9 @@ class NudgedPath(eqx.Module):
             moved = self._step(t, model, walk)
             added = increment(model, walk.states[0], moved.states[0])
             total = jax.tree.map(jnp.add, total, added)
-            return moved, params if learn is None else learn(total), total
+            if learn is not None:
+                params, total = learn(total)
+            return moved, params, total
 
         def body(carry, t):
             if self.relaxation.tol is None:
