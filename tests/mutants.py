@@ -57,8 +57,8 @@ MUTANTS = [
     (
         "the nudge pushes away from the target",
         "relaxations/_base.py",
-        "return jax.tree.map(jnp.subtract, free, force)",
-        "return jax.tree.map(jnp.add, free, force)",
+        "force = jax.tree.map(jnp.negative, slope)",
+        "force = slope",
         RELAXATIONS,
     ),
     (

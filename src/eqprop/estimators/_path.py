@@ -128,6 +128,11 @@ class PathRule(EquilibriumPropagation):
     def __check_init__(self):
         if not isinstance(self.nudged, AbstractRelaxation):
             return  # refused by EP's own check
+        if not self.common_noise:
+            raise ValueError(
+                "common_noise is False; the rule learns along one nudged path and "
+                "contrasts no phases of other noise: leave common_noise out"
+            )
         if self.nudged.steps == 0:
             raise ValueError(
                 "nudged.steps is 0; the rule learns along the nudged path, so it must "
@@ -156,8 +161,8 @@ class PathRule(EquilibriumPropagation):
         **Returns:** a `Gradient` whose `grads` and `cost_grads` lead with t, K the
         nudged steps; at t = 0 they are ∂C/∂θ(s⁰), like those of `ep.ep_process`.
         """
-        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        rule = _recorded(type(self))(*fields)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        rule = _recorded(type(self))(**fields)
         return rule(system, cost, x, y, state=state, key=key, weight=weight)
 
 

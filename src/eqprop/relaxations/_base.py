@@ -47,17 +47,19 @@ class Equilibrium(eqx.Module):
 
     `residual` is ‖(project(s + dt·velocity) − s)/dt‖∞ of the last step, in units of
     velocity; `steps` counts the steps until the example stopped; `status` holds
-    `Status` numbers.  All three have the shape `[batch]`.
+    `Status` numbers.  All three have the shape `[batch]`.  `remainder` is what the
+    state's dtype rounds away from a device's float64 states; `None` otherwise.
     """
 
     state: State
     steps: Int[Array, " *batch"]
     residual: Float[Array, " *batch"]
     status: Int[Array, " *batch"]
+    remainder: State | None = None
 
 
 class Dynamics(eqx.Module):
-    """One example's system under a nudge: velocity − β ∂C/∂s (paper A, eq 4).
+    """One example's system under a nudge, the force −β ∂C/∂s (paper A, eq 4).
 
     A total energy F(β) nudges by −∂/∂s (F(β) − F(0)).  Without y the phase is free.
     """
@@ -76,13 +78,13 @@ class Dynamics(eqx.Module):
         return dataclasses.replace(self, system=prepare())
 
     def velocity(self, s: State) -> State:
-        """velocity(x, s) − β ∂C(readout(s), y)/∂s."""
-        free = self.system.velocity(self.x, s)
+        """The system's `forced_velocity` under −β ∂C(readout(s), y)/∂s."""
         if self.y is None:
-            return free
+            return self.system.velocity(self.x, s)
         problem = (self.system, self.cost, self.x, self.y)
-        force = state_gradient(lambda u: nudge_energy(*problem, u, self.beta), s)
-        return jax.tree.map(jnp.subtract, free, force)
+        slope = state_gradient(lambda u: nudge_energy(*problem, u, self.beta), s)
+        force = jax.tree.map(jnp.negative, slope)
+        return self.system.forced_velocity(self.x, s, force)
 
     def energy(self, s: State) -> Scalar:
         """F = E + β C, which the velocity descends (paper A, eq 3)."""

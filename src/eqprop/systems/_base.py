@@ -72,6 +72,14 @@ class AbstractSystem(eqx.Module):
     def velocity(self, x: Any, s: State) -> State:
         """ds/dt of the free dynamics, same structure and shapes as `s`."""
 
+    def forced_velocity(self, x: Any, s: State, force: State) -> State:
+        """ds/dt under a force on the units, as of a nudge: velocity + force.
+
+        Override it where a force is felt in another way, e.g. scaled by a time
+        constant: D (−∂E/∂s + force).
+        """
+        return jax.tree.map(jnp.add, self.velocity(x, s), force)
+
     @abc.abstractmethod
     def readout(self, s: State) -> Array:
         """The prediction ŷ that the cost compares with the target y."""
