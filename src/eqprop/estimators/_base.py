@@ -132,7 +132,7 @@ class AbstractEstimator(eqx.Module):
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         free = relax(system, x, self.free, state=state, key=keys[0])
         _check.check_cost(system, cost, *_check.example((x, y, free.state)))
-        return self.at(system, cost, x, y, free, (keys[1], keys[2]), weight)
+        return self.at(system, cost, x, y, free, (keys[0], keys[2]), weight)
 
     @abc.abstractmethod
     def at(
@@ -145,7 +145,11 @@ class AbstractEstimator(eqx.Module):
         keys: tuple[PRNGKeyArray | None, PRNGKeyArray | None],
         weight: Float[Array, " batch"] | None,
     ) -> Gradient:
-        """The rule itself at a given free equilibrium, under `jax.jit`."""
+        """The rule itself at a given free equilibrium, under `jax.jit`.
+
+        `keys` holds the key of the free phase, for nudged phases that share its
+        noise, and one for the rule's own draws.
+        """
 
     def check(self, gradient: Gradient) -> None:
         """Raise if the gradient must not be used; outside of `jax.jit` only."""

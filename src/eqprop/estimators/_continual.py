@@ -7,7 +7,8 @@ With F = potential + β cost and s_{t+1} the step from s_t under θ_t (Ernoult e
 
 mean over the batch, and −(∂μ/∂θ(s_t))ᵀ (s_{t+1} − s_t) in place of potential
 differences where there is no potential (its C-VF).  The first step adds ∂C/∂θ(s⁰), so
-that for η → 0 the sum telescopes to EP's contrast.
+that for η → 0 the sum telescopes to EP's contrast.  A system with
+`project_parameters` applies it to every θ_{t+1}.
 """
 
 import functools
@@ -21,7 +22,7 @@ from jaxtyping import PyTree, Scalar
 
 from ..systems._base import has_potential, learning_field
 from ..systems._total_energy import nudge_energy
-from ..systems._parameters import by_layer, parameter_groups
+from ..systems._parameters import by_layer, inside_bounds, parameter_groups
 from ._base import Gradient, replace_ignored, Stats, weighted_mean
 from ._equilibrium_propagation import _along, _stats, Nudging
 from ._path import NudgedPath, PathRule
@@ -76,13 +77,20 @@ class ContinualEquilibriumPropagation(PathRule):
         beta = self._betas(sign_key)[0]
         x, y, start = replace_ignored((x, y, free.state), weight)
         model = (system, cost)
-        params = eqx.filter(model, eqx.is_inexact_array)
+        params, static = eqx.partition(model, eqx.is_inexact_array)
         rates = self._rates_of(params)
 
         def learn(total):
-            return jax.tree.map(
+            moved = jax.tree.map(
                 lambda p, eta, d: (p - eta * d).astype(p.dtype), params, rates, total
             )
+            inside = inside_bounds(moved, static)
+            if inside is moved:
+                return moved, total
+            reached = jax.tree.map(
+                lambda p, eta, q: ((p - q) / eta).astype(p.dtype), params, rates, inside
+            )
+            return inside, reached
 
         def increment(model, before, after):
             return _difference(model, x, y, before, after, beta, weight)
@@ -113,6 +121,8 @@ class ContinualEquilibriumPropagation(PathRule):
 
     def check_optimizer(self, optimizer, params) -> None:
         rates = self._rates_of(params)
+        # Drawn parameters: a decay of parameters that start at 0 shows too.
+        params = _drawn(params, 2, 1.0)
         state = optimizer.init(params)
         plain = not jax.tree.leaves(eqx.filter(state, eqx.is_array))
         # Two sizes of gradient, so that a clip shows too.
@@ -126,8 +136,9 @@ class ContinualEquilibriumPropagation(PathRule):
                 "the optimizer is not plain SGD at the rule's own learning_rate "
                 f"{self.learning_rate}; continual EP has already moved the parameters "
                 f"at that rate: use ep.Optimizer('sgd', ({names},)) without momentum, "
-                "schedule or decay (--optimizer.name sgd --optimizer.lr …), or change "
-                "estimator.learning_rate with it"
+                "schedule, decay or projection (--optimizer.name sgd --optimizer.lr "
+                "…), or change estimator.learning_rate with it. Bounds belong into the "
+                "system's project_parameters"
             )
 
 
@@ -153,7 +164,7 @@ def _difference(model, x, y, before, after, beta, weight) -> PyTree:
 
 
 def _drawn(params: PyTree, seed: int, size: float) -> PyTree:
-    """Random gradients for these parameters."""
+    """Random numbers like these parameters."""
     draw = np.random.default_rng(seed).normal
     return jax.tree.map(
         lambda p: jnp.asarray(size * draw(size=p.shape), p.dtype), params

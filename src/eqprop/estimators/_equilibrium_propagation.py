@@ -13,6 +13,7 @@ potential it is (paper C, eq 16, its finite-β form)
 where μ is the velocity, or the system's `learning_field`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,9 +21,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Int, Scalar
 
-from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
+from ..relaxations._base import AbstractRelaxation, Equilibrium, relax, Status
+from ..relaxations._euler import Euler
+from ..relaxations._outside import uses_outside
+from ..relaxations._sweep import Sweep
 from ..systems._base import (
     AbstractSystem,
     has_potential,
@@ -53,6 +57,9 @@ class EquilibriumPropagation(AbstractEstimator):
     - `nudging`: `"one-sided"` contrasts β with 0 (bias O(β)); `"random-sign"` the
       same with the sign of β drawn anew for each batch (needs `key`); `"centered"`
       contrasts β with −β, both relaxed as one double batch (bias O(β²)).
+    - `common_noise`: phases that draw random numbers (`Langevin`, a device with a
+      `key`) all get the same key, the free phase too, so that noise cancels in the
+      contrast; `False` gives each phase a key of its own, as independent reads do.
 
     `stats["rounding"]` estimates the relative error that rounding leaves in the
     gradient, which is inverse to β; above 0.1 a `RoundedGradient` warning names a β
@@ -67,6 +74,8 @@ class EquilibriumPropagation(AbstractEstimator):
     """strength of the nudge (dimensionless, not 0)"""
     nudging: Nudging = "centered"
     """β against −β, β against 0, or ±β at random against 0"""
+    common_noise: bool = eqx.field(default=True, kw_only=True)
+    """the same random numbers in all phases, or others in each"""
 
     def __check_init__(self):
         check_phases(free=self.free, nudged=self.nudged)
@@ -76,12 +85,24 @@ class EquilibriumPropagation(AbstractEstimator):
                 f"nudging is {self.nudging!r}; choose 'centered', 'one-sided' or "
                 "'random-sign'"
             )
+        silent = all(
+            type(phase) in (Euler, Sweep) for phase in (self.free, self.nudged)
+        )
+        if not self.common_noise and silent:
+            raise ValueError(
+                "common_noise is False, and neither ep.Euler nor ep.Sweep draws random "
+                "numbers; leave common_noise out"
+            )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
-        nudged_key, sign_key = keys
+        free_key, sign_key = keys
         betas = self._betas(sign_key)
+        phase_keys, mapped = free_key, None
+        if free_key is not None and not self.common_noise:
+            fresh = jax.random.fold_in(free_key, 1)
+            phase_keys, mapped = jax.random.split(fresh, len(betas)), 0
 
-        def nudge(beta):
+        def nudge(beta, key):
             return relax(
                 system,
                 x,
@@ -90,11 +111,14 @@ class EquilibriumPropagation(AbstractEstimator):
                 cost=cost,
                 y=y,
                 beta=beta,
-                key=nudged_key,
+                key=key,
             )
 
         # x and y carry no phase axis: what depends on them alone is computed once.
-        nudged = jax.vmap(nudge)(betas)
+        nudged = jax.vmap(nudge, (0, mapped))(betas, phase_keys)
+        if uses_outside(self.nudged):
+            weight = _answered(weight, nudged.status)
+        remainder = _remainders(nudged, free)
         if len(betas) == 1:
             betas = jnp.concatenate([betas, jnp.zeros_like(betas)])
             phases = jax.tree.map(
@@ -103,10 +127,15 @@ class EquilibriumPropagation(AbstractEstimator):
         else:
             phases = nudged.state
         x, y, start = replace_ignored((x, y, free.state), weight)
-        phases = jax.vmap(lambda s: replace_ignored(s, weight))(phases)
+        phases, remainder = jax.vmap(lambda s: replace_ignored(s, weight))(
+            (phases, remainder)
+        )
         potential = self.contrasts_potential(system)
-        error = rounding(system, self.nudged, *ends(phases))
-        grads, cost_grads = _contrast(
+        contrast, error = _contrast, rounding(system, self.nudged, *ends(phases))
+        if remainder is not None:
+            contrast = functools.partial(_float64_contrast, remainder)
+            error = jnp.zeros_like(error)
+        grads, cost_grads = contrast(
             *(system, cost, x, y, start, phases, betas, weight, potential)
         )
         loss = batch_costs(system, cost, x, y, start)
@@ -116,6 +145,7 @@ class EquilibriumPropagation(AbstractEstimator):
             cost_grads=cost_grads,
             equilibrium=free,
             stats=_stats(self.nudging, potential, nudged, error),
+            weight=weight,
         )
 
     def contrasts_potential(self, system: AbstractSystem) -> bool:
@@ -197,6 +227,49 @@ def _contrast(
         return weighted_mean(values, weight)
 
     return gradient((system, cost))
+
+
+def _answered(
+    weight: Float[Array, " batch"] | None, status: Int[Array, "phases batch"]
+) -> Float[Array, " batch"]:
+    """Weights that leave out examples of which a device failed in a nudged phase."""
+    kept = jnp.all(status != Status.diverged, axis=0).astype(float)
+    return kept if weight is None else weight * kept
+
+
+def _remainders(nudged: Equilibrium, free: Equilibrium) -> State | None:
+    """What rounding took from the states of both phases, on a leading axis of two."""
+    if nudged.remainder is None and free.remainder is None:
+        return None
+
+    def of(found):
+        zeros = jax.tree.map(jnp.zeros_like, found.state)
+        return zeros if found.remainder is None else found.remainder
+
+    if len(nudged.status) == 2:
+        return of(nudged)
+    return jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b[None]]), of(nudged), of(free)
+    )
+
+
+def _float64_contrast(
+    remainder: State, system, cost, x, y, start, phases, betas, weight, potential
+) -> tuple[Any, Any]:
+    """`_contrast` of the states phases + remainder in float64, also without x64."""
+
+    def wide(leaf):
+        return leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf
+
+    with jax.enable_x64(True):
+        both, (model, data, numbers) = jax.tree.map(
+            wide,
+            ((phases, remainder), ((system, cost), (x, y, start), (betas, weight))),
+        )
+        phases = jax.tree.map(jnp.add, *both)
+        grads = _contrast(*(*model, *data, phases, *numbers, potential))
+        params = eqx.filter((system, cost), eqx.is_inexact_array)
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
 
 def _along(field: Callable[[Any, State], State]):

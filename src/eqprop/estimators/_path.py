@@ -41,12 +41,13 @@ class NudgedPath(eqx.Module):
         self,
         first: PyTree,
         increment: Callable[[Any, State, State], PyTree],
-        learn: Callable[[PyTree], PyTree] | None = None,
+        learn: Callable[[PyTree], tuple[PyTree, PyTree]] | None = None,
         record: bool = False,
     ) -> tuple[Equilibrium, PyTree]:
         """total_{t+1} = total_t + increment(model_t, s_t, s_{t+1}), total_0 = `first`.
 
-        - `learn(total_{t+1})`: the parameters of model_{t+1}; they stay where `None`.
+        - `learn(total_{t+1})`: the parameters of model_{t+1}, and the total that leads
+          to them; without it the parameters stay.
         - `record`: return every total_t, t = 0…steps on a leading axis, not the last.
         """
         params, static = eqx.partition(self.model, eqx.is_inexact_array)
@@ -57,7 +58,9 @@ class NudgedPath(eqx.Module):
             moved = self._step(t, model, walk)
             added = increment(model, walk.states[0], moved.states[0])
             total = jax.tree.map(jnp.add, total, added)
-            return moved, params if learn is None else learn(total), total
+            if learn is not None:
+                params, total = learn(total)
+            return moved, params, total
 
         def body(carry, t):
             if self.relaxation.tol is None:
@@ -139,6 +142,11 @@ class PathRule(EquilibriumPropagation):
     def __check_init__(self):
         if not isinstance(self.nudged, AbstractRelaxation):
             return  # refused by EP's own check
+        if not self.common_noise:
+            raise ValueError(
+                "common_noise is False; the rule learns along one nudged path and "
+                "contrasts no phases of other noise: leave common_noise out"
+            )
         if self.nudged.steps == 0:
             raise ValueError(
                 "nudged.steps is 0; the rule learns along the nudged path, so it must "
@@ -167,8 +175,8 @@ class PathRule(EquilibriumPropagation):
         **Returns:** a `Gradient` whose `grads` and `cost_grads` lead with t, K the
         nudged steps; at t = 0 they are ∂C/∂θ(s⁰), like those of `ep.ep_process`.
         """
-        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        rule = _recorded(type(self))(*fields)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        rule = _recorded(type(self))(**fields)
         return rule(system, cost, x, y, state=state, key=key, weight=weight)
 
 

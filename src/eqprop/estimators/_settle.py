@@ -133,7 +133,7 @@ def _backward(free, cotangent, perturbed, differentiable, adjoint, state, key, w
     size = jax.vmap(norm)(cotangent)
     safe = jnp.where(size == 0, 1, size)
     direction = jax.vmap(_flat)(cotangent) / safe[:, None]
-    keys = (None, None) if key is None else tuple(jax.random.split(key, 3)[1:])
+    keys = (None, None) if key is None else tuple(jax.random.split(key, 3)[::2])
     index = jnp.arange(len(size))
     gradient = adjoint.at(
         _Layer(system, x), _LinearCost(), index, direction, free, keys, size

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..systems import _check
 from ..systems._base import AbstractSystem
+from ..systems._parameters import frozen_parameters
 from ._base import Gradient, Stats, UnsuitableRule
 from ._equilibrium_propagation import EquilibriumPropagation
 
@@ -35,11 +37,13 @@ class KolenPollackEquilibriumPropagation(VectorFieldEquilibriumPropagation):
     factor 1 − η decay at every update.  The system declares the pairs: `reciprocal()`
     returns its forward and its backward parameters, two sequences that match.
 
+    A member that the system reads through `stop_gradient` is frozen: it neither learns
+    nor decays, and its partner gets its own gradient g in place of the mean.
+
     **Arguments:**
 
     - `free`, `nudged`, `beta`, `nudging`: as for `EquilibriumPropagation`.
-    - `decay`: of the paired parameters, not negative; also of those that a
-      `stop_gradient` in the dynamics keeps from learning.
+    - `decay`: of the paired parameters, not negative.
     """
 
     no_adjoint: ClassVar[str] = (
@@ -58,11 +62,16 @@ class KolenPollackEquilibriumPropagation(VectorFieldEquilibriumPropagation):
         pairs = reciprocal_pairs(system)
         gradient = super().at(system, cost, x, y, free, keys, weight)
         learned = reciprocal_pairs(gradient.grads)
+        example = _check.example((x, y, free.state))
+        frozen = reciprocal_pairs(frozen_parameters((system, cost), *example)[0])
         forward, backward = [], []
-        for (w, b), (g_w, g_b) in zip(pairs, learned, strict=True):
-            shared = 0.5 * (g_w + g_b)
-            forward.append(shared + self.decay * w)
-            backward.append(shared + self.decay * b)
+        for (w, b), (g_w, g_b), (still_w, still_b) in zip(
+            pairs, learned, frozen, strict=True
+        ):
+            if not (still_w or still_b):
+                g_w = g_b = 0.5 * (g_w + g_b)
+            forward.append(g_w if still_w else g_w + self.decay * w)
+            backward.append(g_b if still_b else g_b + self.decay * b)
         grads = eqx.tree_at(_members, gradient.grads, [*forward, *backward])
         rule = f"Kolen–Pollack equilibrium propagation, {self.nudging}"
         return dataclasses.replace(

@@ -53,12 +53,15 @@ class Equilibrium(eqx.Module):
     projected velocity / curvature (units of the state).  It is that of real numbers:
     the rounding of s + dt·velocity does not enter it.  `steps` counts the steps until
     the example stopped; `status` holds `Status` numbers.  All have the shape `[batch]`.
+    `remainder` is the part of a device's float64 state that the dtype of `state` rounds
+    away; `None` otherwise.
     """
 
     state: State
     steps: Int[Array, " *batch"]
     residual: Float[Array, " *batch"]
     status: Int[Array, " *batch"]
+    remainder: State | None = None
 
 
 class Dynamics(eqx.Module):

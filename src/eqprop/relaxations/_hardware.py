@@ -6,6 +6,8 @@ takes them as it takes computed ones (in-the-loop training: the device's mismatc
 noise are part of what is trained).
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,28 +34,45 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
     - `beta`: a float, 0.0 in a free phase, or an array `[batch]`;
     - `state`: where to start, of the structure and shapes to be returned.
 
-    Each phase is one call, neither repeated nor left out, also inside `jax.jit` and
-    training; centered EP makes three a batch, with 0, β and −β.  A key is not handed
-    on: a device has noise of its own.  The cost it nudges with is the device's affair
-    too; the library's is what the loss and ∂C/∂θ are computed from.
+    A device with a parameter `key` or `phase` is also told, by keyword:
 
-    The result counts as one step; its status is `settled` where the residual, the
-    model's projected velocity at the device's state, is finite: the device is trusted,
-    and the residual says how far the model is from it.  No derivative goes through the
-    device: rules that need a Jacobian (RBP, BPTT, implicit, AsymEP, Dyadic EP) take
-    the model's, at the device's state.
+    - `key`: an array of integers, a seed for `numpy.random.default_rng(key)`, or `None`
+      where the caller has no key.  Training passes one, the same again when resumed;
+    - `phase`: `"free"` or `"nudged"`; the sign of `beta` tells two nudged phases apart.
+
+    The device may return `(state, status)`, with an `ep.Status` for each example: one
+    that did not settle is then treated as on a computed phase (`on_unsettled`), and
+    the state of a diverged one may be NaN.  Return float64: what the model's dtype
+    rounds away is kept in `Equilibrium.remainder`, and EP's contrast uses it.
+
+    Each phase is one call, neither repeated nor left out, also inside `jax.jit` and
+    training; centered EP makes three a batch, with 0, β and −β.  With `batched` it
+    makes two: `state` and the returned state lead with an axis of phases (of length 1
+    in a free phase), `beta` has the shape `[phases]` or `[phases, batch]`, `key`
+    `[phases, words]` and the status `[phases, batch]`; x and y have no such axis.
+    Whether phases share a key is the estimator's `common_noise`.  The cost that the
+    device nudges with is its own; the library's gives the loss and ∂C/∂θ.
+
+    The result counts as one step.  Where the device returns no status, an example is
+    `settled` if the residual, the model's projected velocity at the device's state, is
+    finite: the device is trusted, and the residual says how far the model is from it.
+    No derivative goes through the device: rules that need a Jacobian (RBP, BPTT,
+    implicit, AsymEP, Dyadic EP) take the model's, at the device's state.
 
     An exception of the device reaches the caller as it is; a state of another
-    structure, shape or kind of number, or that is not finite, is a `ValueError`.
-    Ctrl-C interrupts it like any Python.
+    structure, shape or kind of number, or that is not finite though its example did
+    not diverge, is a `ValueError`.  Ctrl-C interrupts it like any Python.
 
     **Arguments:**
 
     - `device`: the function; it must not call JAX.
+    - `batched`: settle all nudged phases of a batch in one call.
     """
 
-    device: Callable[[Any, Any, Any, Any, Any], Any] = eqx.field(static=True)
+    device: Callable[..., Any] = eqx.field(static=True)
     """(params, x, y, beta, state) -> state, in NumPy"""
+    batched: bool = eqx.field(default=False, static=True)
+    """settle all nudged phases of a batch in one call"""
     steps: int = eqx.field(default=1, init=False)
     tol: float | None = eqx.field(default=None, init=False)
 
@@ -79,7 +98,6 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
         )
 
     def settle_batch(self, system, x, y, state, cost, beta, keys) -> Equilibrium:
-        del keys
         if any(jnp.iscomplexobj(u) for u in (beta, *jax.tree.leaves(state))):
             raise ValueError(
                 "a device has no complex states; holomorphic EP needs computed phases, "
@@ -91,38 +109,94 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
                 "not get; make them the system's, and give a cost without"
             )
         arrays, static = eqx.partition(system, eqx.is_array)
-        given = jax.lax.stop_gradient((arrays, x, y, beta, state))
-
-        words = jax.tree.map(_to_words, given)
-        shapes = jax.eval_shape(lambda: jax.tree.map(_to_words, state))
+        key = None if keys is None else jax.random.key_data(keys[0])
+        given = jax.lax.stop_gradient(((arrays, x, y), (beta, state, key)))
         kinds = jax.tree.map(lambda u: u.dtype, given)
-
-        def call(*words):
-            try:
-                words = jax.tree.map(np.asarray, words)
-                numbers = jax.tree.map(_from_words, words, kinds)
-                arrays, x, y, beta, state = numbers
-                params = eqx.combine(arrays, static)
-                beta = beta if beta.ndim else float(beta)
-                start = jax.tree.map(np.copy, state)
-                found = _as_state(self.device(params, x, y, beta, start), state)
-                return jax.tree.map(_to_words, found)
-            except BaseException as error:
-                raised.append(error)
-                raise
-
-        # Impure, so that no call is merged with another, dropped or repeated; under
-        # jax.vmap (the phases of β) it is called once for each, with whole batches.
-        found = jax.lax.stop_gradient(io_callback(call, shapes, *words))
-        reached = jax.tree.map(lambda u, s: _from_words(u, s.dtype), found, state)
+        call = functools.partial(self._call, static, kinds)
+        ask = _in_one_call(call, state) if self.batched else _ask(call, state)
+        words, remainder, status = ask(*jax.tree.map(_to_words, given))
+        reached = jax.tree.map(lambda u, s: _from_words(u, s.dtype), words, state)
+        reached, remainder = jax.lax.stop_gradient((reached, remainder))
 
         def residual(x, y, s, beta):
             return self.residual(Dynamics(system, x, cost, y, beta), s)
 
         axes = (0, 0, 0, 0 if beta.ndim else None)
         left = jax.vmap(residual, in_axes=axes)(x, y, reached, beta)
-        status = jnp.where(jnp.isfinite(left), Status.settled, Status.diverged)
-        return Equilibrium(reached, jnp.ones(left.shape, int), left, status)
+        status = jnp.where(jnp.isfinite(left), status, Status.diverged)
+        return Equilibrium(reached, jnp.ones(left.shape, int), left, status, remainder)
+
+    def _call(self, static: Any, kinds: Any, *words: Any) -> Any:
+        """Give the device one call's numbers and return its answer, all in NumPy."""
+        try:
+            words = jax.tree.map(np.asarray, words)
+            numbers = jax.tree.map(_from_words, words, kinds)
+            (arrays, x, y), (beta, state, key) = numbers
+            told = {"key": key, "phase": "free" if y is None else "nudged"}
+            told = {name: told[name] for name in _keywords(self.device) & told.keys()}
+            beta = beta if beta.ndim else float(beta)
+            start = jax.tree.map(lambda u: np.where(np.isfinite(u), u, 0), state)
+            params = eqx.combine(arrays, static)
+            return _answer(
+                self.device(params, x, y, beta, start, **told), state, 1 + self.batched
+            )
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+
+def _ask(call: Callable, state: State, phases: tuple[int, ...] = ()) -> Callable:
+    """The call as a JAX function; the answer is (state in words, remainder, status)."""
+    high = jax.eval_shape(lambda: jax.tree.map(_to_words, state))
+    low = None
+    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(state)):
+        low = jax.tree.map(lambda u: jax.ShapeDtypeStruct(u.shape, np.float32), state)
+    batch = jax.tree.leaves(state)[0].shape[:1]
+    shapes = (high, low, jax.ShapeDtypeStruct(batch, np.int32))
+    shapes = jax.tree.map(
+        lambda u: jax.ShapeDtypeStruct((*phases, *u.shape), u.dtype), shapes
+    )
+    # Impure, so that no call is merged with another, dropped or repeated; under
+    # jax.vmap (the phases of β) it is called once for each, with whole batches.
+    return functools.partial(io_callback, call, shapes)
+
+
+def _in_one_call(call: Callable, state: State) -> Callable:
+    """The same with an axis of phases, over which `jax.vmap` makes a single call."""
+
+    @jax.custom_batching.custom_vmap
+    def ask(fixed, varied):
+        varied = jax.tree.map(lambda u: u[None], varied)
+        return jax.tree.map(lambda u: u[0], _ask(call, state, (1,))(fixed, varied))
+
+    @ask.def_vmap
+    def phases(size, mapped, fixed, varied):
+        def spread(tree, mapped):
+            return jax.tree.map(
+                lambda u, m: u if m else jnp.broadcast_to(u, (size, *u.shape)),
+                *(tree, mapped),
+            )
+
+        if any(jax.tree.leaves(mapped[0])):  # a vmap of the user's, over models or data
+            given = (spread(fixed, mapped[0]), spread(varied, mapped[1]))
+            found = jax.lax.map(lambda one: ask(*one), given)
+        else:
+            found = _ask(call, state, (size,))(fixed, spread(varied, mapped[1]))
+        return found, jax.tree.map(lambda _: True, found)
+
+    return ask
+
+
+def _keywords(device: Callable) -> set[str]:
+    """Names that a device takes by keyword, after its five arguments."""
+    try:
+        parameters = list(inspect.signature(device).parameters.values())
+    except (TypeError, ValueError):  # a builtin, or an object without a signature
+        return set()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {"key", "phase"}
+    positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    return {p.name for p in parameters if p not in positional[:5]}
 
 
 def _to_words(array: Any) -> Any:
@@ -146,33 +220,72 @@ def _from_words(words: Any, kind: Any) -> Any:
     return np.array(words) if isinstance(words, np.ndarray) else words
 
 
-def _as_state(found: Any, state: State) -> State:
-    """The device's answer as arrays like `state`, or a ValueError that says why not."""
-    if jax.tree.structure(found) != jax.tree.structure(state):
+def _answer(found: Any, state: State, axes: int) -> Any:
+    """(state in words, remainder, status) of a device's answer, or a ValueError.
+
+    `axes` counts the leading axes, of phases if any and of examples.
+    """
+    expected, shape = jax.tree.structure(state), jax.tree.leaves(state)[0].shape[:axes]
+    status = np.full(shape, Status.settled, np.int32)
+    pair = isinstance(found, tuple) and len(found) == 2
+    if pair and jax.tree.structure(found) != expected:
+        first, second = found
+        if jax.tree.structure(first) == expected:
+            found, status = first, _as_status(second, shape)
+    if jax.tree.structure(found) != expected:
         raise ValueError(
             f"the device returned the structure {_check._structure(found)}; a state is "
-            f"{_check._structure(state)}"
+            f"{_check._structure(state)}, alone or in a pair (state, status)"
         )
+    found = jax.tree_util.tree_map_with_path(
+        functools.partial(_as_leaf, status), state, found
+    )
+    high = jax.tree.map(lambda old, new: np.array(new, old.dtype), state, found)
+    low = None
+    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(state)):
+        with np.errstate(invalid="ignore"):
+            low = jax.tree.map(
+                lambda h, new: np.asarray(new - h.astype(np.float64), np.float32),
+                *(high, found),
+            )
+    return jax.tree.map(_to_words, high), low, status
 
-    def leaf(path, old, new):
-        name, new = f"state{jax.tree_util.keystr(path)}", np.asarray(new)
-        if new.shape != old.shape:
-            raise ValueError(
-                f"the device returned shape {new.shape} for {name}; it must be "
-                f"{old.shape}, batch first"
-            )
-        if not np.issubdtype(new.dtype, np.floating):
-            raise ValueError(
-                f"the device returned {new.dtype} for {name}; give floating-point "
-                "numbers, in the units of the model's state"
-            )
-        if not np.isfinite(new).all():
-            first = int(np.argwhere(~np.isfinite(new))[0, 0])
-            raise ValueError(
-                f"the device returned NaN or infinity for {name}, first in example "
-                f"{first} of the batch; it must be finite"
-            )
-        # A copy: the device may use its own buffer again.
-        return np.array(new, old.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, state, found)
+def _as_status(status: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of `Status` for each example, or a ValueError that says why not."""
+    status = np.asarray(status)
+    kinds = [int(kind) for kind in Status]
+    whole = np.issubdtype(status.dtype, np.integer)
+    if status.shape != shape or not whole or not np.isin(status, kinds).all():
+        raise ValueError(
+            f"the device returned the status {status!r}; it must hold numbers of "
+            f"ep.Status, {kinds[0]} to {kinds[-1]}, one for each example: shape {shape}"
+        )
+    return status.astype(np.int32)
+
+
+def _as_leaf(status: np.ndarray, path: Any, old: Any, new: Any) -> np.ndarray:
+    """One array of a device's state in float64, or a ValueError that says why not."""
+    name, new = f"state{jax.tree_util.keystr(path)}", np.asarray(new)
+    if new.shape != old.shape:
+        leading = "batch first" if status.ndim == 1 else "phases and batch first"
+        raise ValueError(
+            f"the device returned shape {new.shape} for {name}; it must be "
+            f"{old.shape}, {leading}"
+        )
+    if not np.issubdtype(new.dtype, np.floating):
+        raise ValueError(
+            f"the device returned {new.dtype} for {name}; give floating-point "
+            "numbers, in the units of the model's state"
+        )
+    finite = np.isfinite(new).reshape(*status.shape, -1).all(-1)
+    wrong = ~finite & (status != Status.diverged)
+    if wrong.any():
+        first = int(np.argwhere(wrong)[0, -1])
+        raise ValueError(
+            f"the device returned NaN or infinity for {name}, first in example "
+            f"{first} of the batch; it must be finite. For an example that failed "
+            "return (state, status) with ep.Status.diverged there"
+        )
+    # A copy: the device may use its own buffer again.
+    return np.array(new, np.float64)

@@ -4,7 +4,7 @@ A system is an `equinox.Module` written for ONE example: the library batches wit
 `jax.vmap`.  A state is any pytree of floating-point arrays.  Every inexact array in
 a system is a parameter; integer and boolean arrays are constants (masks).  To freeze
 an inexact one, use `jax.lax.stop_gradient(self.name)` wherever the system reads it:
-every estimator then finds its gradient to be exactly zero.
+every estimator then finds its gradient to be exactly zero, and no optimizer moves it.
 
 =====================  ====================  ==================  =================
 the user writes        base class            velocity ds/dt      potential
@@ -19,7 +19,7 @@ velocity, potential    AbstractSystem        velocity            potential, if a
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -87,6 +87,14 @@ class AbstractSystem(eqx.Module):
     def project(self, s: State) -> State:
         """The nearest allowed state; the identity unless overridden."""
         return s
+
+    def project_parameters(self) -> Self:
+        """Return this system with its parameters inside their bounds.
+
+        Training applies it after every update.  Projecting twice must give the same
+        parameters as projecting once.  Unless overridden, parameters have no bounds.
+        """
+        return self
 
 
 class AbstractEnergy(AbstractSystem):

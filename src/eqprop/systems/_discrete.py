@@ -53,5 +53,8 @@ class DiscreteEnergy(AbstractPrimitive):
     def project(self, s: State) -> State:
         return self.system.project(s)
 
+    def project_parameters(self) -> "DiscreteEnergy":
+        return DiscreteEnergy(self.system.project_parameters(), self.dt)
+
     def readout(self, s: State):
         return self.system.readout(s)

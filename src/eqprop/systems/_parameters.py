@@ -1,12 +1,18 @@
-"""Names and layers of the parameters of a pair (system, cost)."""
+"""Parameters of a pair (system, cost): their names and layers, and which are frozen."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, PyTree
+
+from ._base import has_potential
+from ._total_energy import cost_of, has_total_energy, nudge_energy
 
 
 def parameter_groups(model: Any) -> PyTree[str]:
@@ -75,3 +81,105 @@ def parameter_name(path: tuple[Any, ...]) -> str:
 
 def _root(path: tuple[Any, ...]) -> str:
     return "cost." if path[0].idx == 1 else ""
+
+
+def frozen_parameters(model: Any, x: Any, y: Any, s: Any) -> PyTree[bool]:
+    """Whether each parameter is frozen: no derivative of the model reaches it.
+
+    The tree is that of the parameters of `model`, the pair (system, cost); x, y and s
+    are the shapes of one example.  A parameter is frozen if JAX finds a symbolic zero
+    for the derivative of every function that a rule can differentiate.  A derivative
+    that happens to be 0, as for a dead unit, does not freeze a parameter.
+    """
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    leaves, tree = jax.tree.flatten(params)
+    frozen = [True] * len(leaves)
+    for function in _differentiated(model[0]):
+
+        @jax.jit
+        def value(leaves, x, y, s, function=function):
+            params = jax.tree.unflatten(tree, leaves)
+            return function(*eqx.combine(params, static), x, y, s)
+
+        def visit(leaves, x, y, s, value=value):
+            for k, leaf in enumerate(leaves):
+
+                def along(leaf, k=k):
+                    return value([*leaves[:k], leaf, *leaves[k + 1 :]], x, y, s)
+
+                frozen[k] = frozen[k] and not _depends(along, leaf)
+
+        if any(frozen):
+            jax.eval_shape(visit, leaves, x, y, s)
+    return jax.tree.unflatten(tree, frozen)
+
+
+def _differentiated(system: Any) -> Iterator[Callable]:
+    """Functions (system, cost, x, y, s) that rules differentiate, cheapest first."""
+    if has_potential(system):
+        yield lambda system, cost, x, y, s: system.potential(x, s)
+    yield lambda system, cost, x, y, s: cost_of(system, cost, x, y, s)
+    yield lambda system, cost, x, y, s: system.velocity(x, s)
+    if has_total_energy(system):
+        yield lambda system, cost, x, y, s: nudge_energy(system, cost, x, y, s, 1.0)
+    if callable(getattr(system, "learning_field", None)):
+        yield lambda system, cost, x, y, s: system.learning_field(x, s)
+    yield lambda system, cost, x, y, s: system.project(s)
+
+
+def _depends(function: Callable, leaf: Any) -> bool:
+    """Whether some output of `function` has a derivative that is no symbolic zero."""
+    found: list[bool] = []
+
+    @jax.custom_jvp
+    def output(value):
+        return value
+
+    def rule(primals, tangents):
+        ((value,), (tangent,)) = primals, tangents
+        if isinstance(tangent, SymbolicZero):
+            return value, jnp.zeros_like(value)
+        found.append(True)
+        return value, tangent
+
+    output.defjvp(rule, symbolic_zeros=True)
+    jax.jvp(lambda v: jax.tree.map(output, function(v)), (leaf,), (leaf,))
+    return bool(found)
+
+
+def inside_bounds(params: PyTree[Array], static: PyTree) -> PyTree[Array]:
+    """Apply the system's `project_parameters`; numbers that are not finite remain."""
+    system, cost = eqx.combine(params, static)
+    projected = system.project_parameters()
+    if projected is system:
+        return params
+    inside = eqx.filter((projected, cost), eqx.is_inexact_array)
+    return jax.tree.map(
+        lambda new, old: jnp.where(jnp.isfinite(old), new, old).astype(old.dtype),
+        *(inside, params),
+    )
+
+
+def shared_arrays(model: Any) -> list[tuple[str, str]]:
+    """Names of parameters that are one array in memory: the first, and each other.
+
+    They become independent parameters, as training copies every leaf.
+    """
+    found: list[tuple[str, str]] = []
+    seen: list[tuple[str, Any]] = []
+    params = eqx.filter(model, eqx.is_inexact_array)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = parameter_name(path)
+        first = next((n for n, other in seen if _same_memory(leaf, other)), None)
+        if first is None:
+            seen.append((name, leaf))
+        else:
+            found.append((first, name))
+    return found
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    both = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return both and np.shares_memory(a, b)

@@ -140,8 +140,9 @@ def _free_diverged(
     name, where = examples.name(k), examples.where
     if isinstance(free, HardwareInTheLoop):
         return TrainingDiverged(
-            f"in {where} the model's velocity is not finite at the state that the "
-            f"device returned for {name}."
+            f"in {where} the device failed for {name} (ep.Status.diverged), or the "
+            "model's velocity is not finite at the state that it returned; "
+            "on_unsettled 'mask' leaves such examples out."
         )
     t, layer, swings = _first_bad_step(examples.one(k), free)
     return TrainingDiverged(

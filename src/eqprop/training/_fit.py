@@ -16,7 +16,7 @@ from .._precision import check_precision, Precision
 from ..data import InputFormat
 from ..estimators import AbstractEstimator, settled_only
 from ..estimators._rounding import warn_rounded
-from ..relaxations import Euler, relax
+from ..relaxations import Euler, initial_state, relax
 from ..systems import AbstractSystem, _check
 from ..systems._total_energy import check_total_energy, has_total_energy
 from . import _devices, _processes
@@ -25,7 +25,7 @@ from ._diagnosis import advice, diagnose, diagnose_split, TrainingDiverged
 from ._faults import check_faults, OnUnsettled, StepSize
 from ._loop import evaluate, Examples, Trainer, TrainState
 from ._measures import alignment, mean_rounding, metrics
-from ._optimizer import check_counts, Optimizer
+from ._optimizer import check_counts, make_update, Optimizer, Update
 
 COLD_EXAMPLES = 1000
 
@@ -185,7 +185,7 @@ def make_trainer(
     if augment is not None:
         check_augment(augment, x, settings["persistent"])
     trainer = Trainer(
-        optimizer=optimizer,
+        update=Update(optimizer, ()),
         splits=present,
         batch_size=batch_size,
         on_unsettled=on_unsettled,
@@ -200,7 +200,11 @@ def make_trainer(
     if has_total_energy(system):
         away = relax(system, first[0], Euler(dt=0.1, steps=5)).state
         check_total_energy(system, cost, first[0], first[1], away)
-    return dataclasses.replace(_devices.everywhere(trainer, mesh), mesh=mesh)
+    state = eqx.filter_eval_shape(initial_state, system, first[0], None)
+    shapes = _check.example((*first, state))
+    update = make_update(optimizer, (system, cost), *shapes)
+    trainer = _devices.everywhere(trainer, mesh)
+    return dataclasses.replace(trainer, mesh=mesh, update=update)
 
 
 def _checked_splits(splits: dict[str, Examples]) -> dict[str, Examples]:

@@ -14,7 +14,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -36,6 +35,7 @@ from ._measures import (
     weight_names as weight_names,
     zero_sums,
 )
+from ._optimizer import Update
 from ._step_size import auto_dt, with_dt
 
 CHUNK_SECONDS = 0.4
@@ -69,7 +69,7 @@ class Trainer(eqx.Module):
     """What stays the same during training: the data, the rule and the optimizer."""
 
     estimator: AbstractEstimator
-    optimizer: optax.GradientTransformation
+    update: Update
     splits: dict[str, Examples]
     key: PRNGKeyArray
     seed: int = eqx.field(static=True)
@@ -107,7 +107,7 @@ class Trainer(eqx.Module):
         state = TrainState(
             system=system,
             cost=cost,
-            optimizer_state=self.optimizer.init(params),
+            optimizer_state=self.update.init(params),
             particles=particles,
             epoch=jnp.array(0),
             step=jnp.array(0),
@@ -318,8 +318,7 @@ class Trainer(eqx.Module):
         before = state.optimizer_state
 
         def move():
-            updates, after = self.optimizer.update(grads, before, params)
-            moved = optax.apply_updates(params, updates)
+            moved, after = self.update.step(grads, before, params, rest)
             fits = all_finite(moved)
             change = measure_change(state.step, params, moved)
             moved = jax.lax.cond(fits, lambda: moved, lambda: params)

@@ -1,23 +1,39 @@
-"""From a named optax optimizer and per-layer learning rates to one transformation."""
+"""Named optax optimizers with a learning rate per layer, and the update of a step."""
 
 import dataclasses
 import difflib
 import inspect
 import math
+import warnings
 from typing import Any, get_args, Literal
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from ..systems._parameters import by_layer, parameter_groups
+from ..systems import _check
+from ..systems._parameters import (
+    by_layer,
+    frozen_parameters,
+    inside_bounds,
+    parameter_groups,
+    parameter_name,
+    shared_arrays,
+)
 
 Schedule = Literal["constant", "cosine", "exponential"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Any optax optimizer, with one learning rate or one for each layer."""
+    """Any optax optimizer, with one learning rate or one for each layer.
+
+    With a constant schedule it is itself an optax transformation, so that optax can
+    wrap it: `optax.chain(ep.Optimizer("adam", 1e-3), optax.keep_params_nonnegative())`.
+    """
 
     name: str = "sgd"
     """a function of optax, e.g. sgd, adam, adamw, lion"""
@@ -28,6 +44,11 @@ class Optimizer:
     to 1/e of the first, which over 100 epochs is 1 % less in each"""
     options: dict[str, float] = dataclasses.field(default_factory=dict)
     """further arguments of the optax function, e.g. momentum 0.9"""
+    projection: str | None = None
+    """a projection of optax for each parameter array after every update, e.g.
+    non_negative, box; arrays that start outside move inside at the first update"""
+    projection_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """arguments of the projection, e.g. lower 0 upper 0.5 for box"""
 
     def __post_init__(self):
         if isinstance(self.lr, int | float):
@@ -42,25 +63,47 @@ class Optimizer:
                 + ", ".join(get_args(Schedule))
             )
         accepted = _arguments(self.name)
-        for option in self.options:
-            if option not in accepted:
-                raise ValueError(
-                    f"optimizer.options: optax.{self.name} has no {option!r}; it takes "
-                    + ", ".join(accepted)
-                )
-        wrong = {k: v for k, v in self.options.items() if not _finite(v)}
-        if wrong:
-            raise ValueError(f"optimizer.options holds {wrong}; give finite numbers")
+        _check_options(
+            "optimizer.options", f"optax.{self.name}", self.options, accepted
+        )
+        _check_projection(self.projection, self.projection_options)
 
     def build(self, model: PyTree, steps: int) -> optax.GradientTransformation:
-        """The transformation for the parameters of `model` and `steps` updates."""
+        """Return the transformation for the parameters of `model` and `steps` updates.
+
+        `model` is the pair (system, cost).
+        """
         groups = parameter_groups(model)
         rates = by_layer("optimizer.lr", self.lr, groups)
         if len(self.lr) == 1:
-            return self._one(self.lr[0], steps)
-        return optax.multi_transform(
-            {name: self._one(lr, steps) for name, lr in rates.items()}, groups
-        )
+            made = self._one(self.lr[0], steps)
+        else:
+            made = optax.multi_transform(
+                {name: self._one(lr, steps) for name, lr in rates.items()}, groups
+            )
+        if self.projection is None:
+            return made
+        return optax.chain(made, self._projected())
+
+    def init(self, params: PyTree[Array]) -> optax.OptState:
+        """Return the state of the transformation, as optax's wrappers ask for it."""
+        return self._unplanned(params).init(params)
+
+    def update(
+        self, grads: PyTree[Array], state: optax.OptState, params: Any = None
+    ) -> tuple[PyTree[Array], optax.OptState]:
+        """Return the updates and the new state, as optax's wrappers ask for them."""
+        return self._unplanned(grads).update(grads, state, params)
+
+    def _unplanned(self, params: PyTree[Array]) -> optax.GradientTransformation:
+        """The transformation where the number of updates is not known."""
+        if self.schedule != "constant":
+            raise ValueError(
+                f"optimizer.schedule is {self.schedule!r}, which needs the number of "
+                "updates, and a wrapper of optax does not know it; wrap "
+                "ep.Optimizer(…).build((system, cost), steps), or use 'constant'"
+            )
+        return self.build(params, 1)
 
     def _one(self, lr: float, steps: int) -> optax.GradientTransformation:
         rate = lr
@@ -75,6 +118,122 @@ class Optimizer:
                 f"optimizer.options {self.options} do not suit optax.{self.name}: "
                 f"{error}"
             ) from error
+
+    def _projected(self) -> optax.GradientTransformation:
+        """Updates after which the parameters are projected."""
+        project = getattr(optax.projections, f"projection_{self.projection}")
+
+        def update(updates, state, params=None):
+            if params is None:
+                raise ValueError("optimizer.projection needs the parameters in update")
+
+            def change(param, step):
+                return project(param + step, **self.projection_options) - param
+
+            return jax.tree.map(change, params, updates), state
+
+        return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+class Update(eqx.Module):
+    """One step of an optimizer: frozen parameters stay, and bounds hold after it.
+
+    - `frozen`: whether each parameter is frozen.  It moves only by a gradient that is
+      not 0, which none of the library's rules gives it: a decay leaves it alone.
+    """
+
+    optimizer: optax.GradientTransformation
+    frozen: tuple[bool, ...] = eqx.field(static=True)
+
+    def init(self, params: PyTree[Array]) -> optax.OptState:
+        """Return the optimizer's state before the first step."""
+        return self.optimizer.init(params)
+
+    def step(
+        self, grads: PyTree, state: optax.OptState, params: PyTree, static: PyTree
+    ) -> tuple[PyTree, optax.OptState]:
+        """Return parameters and optimizer state after a step.
+
+        `params` and `static` are the two parts of the pair (system, cost).
+        """
+        updates, state = self.optimizer.update(grads, state, params)
+        moved = self._hold(grads, optax.apply_updates(params, updates), params)
+        inside = inside_bounds(moved, static)
+        if inside is not moved:
+            inside = self._hold(grads, inside, params)
+        return inside, state
+
+    def _hold(self, grads: PyTree, moved: PyTree, params: PyTree) -> PyTree:
+        """`moved`, with the frozen parameters as they are in `params`."""
+        if not any(self.frozen):
+            return moved
+        leaves, tree = jax.tree.flatten(params)
+        held = [
+            jnp.where(jnp.any(grad != 0), new, old) if frozen else new
+            for frozen, grad, new, old in zip(
+                *(self.frozen, jax.tree.leaves(grads), jax.tree.leaves(moved), leaves),
+                strict=True,
+            )
+        ]
+        return jax.tree.unflatten(tree, held)
+
+
+def make_update(
+    optimizer: optax.GradientTransformation, model: PyTree, x: Any, y: Any, s: Any
+) -> Update:
+    """Check the bounds of a model's parameters and find the frozen ones.
+
+    x, y and s are the shapes of one example.  One array in two fields is a warning.
+    """
+    for first, other in shared_arrays(model):
+        warnings.warn(
+            f"{first} and {other} are one array, and train as two parameters that "
+            f"differ after the first update; to tie them, keep only {first} and read "
+            "it in both places",
+            stacklevel=2,
+        )
+    check_bounds(model[0])
+    frozen = frozen_parameters(model, x, y, s)
+    return Update(optimizer, tuple(jax.tree.leaves(frozen)))
+
+
+def check_bounds(system: Any) -> None:
+    """Raise a ValueError if `project_parameters` moves a parameter, or fails."""
+    name = f"{type(system).__name__}.project_parameters"
+    try:
+        projected = system.project_parameters()
+    except Exception as error:
+        raise ValueError(f"{name} failed: {_check._reason(error)}") from error
+    if projected is system:
+        return
+    before, after = (eqx.filter(u, eqx.is_inexact_array) for u in (system, projected))
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError(
+            f"{name} returned a {type(projected).__name__} of another structure; it "
+            "must return the system with other values of its arrays, e.g. "
+            "eqx.tree_at(lambda system: system.w, self, jnp.clip(self.w, 0, 1))"
+        )
+
+    def check(path, old, new):
+        leaf = parameter_name((jax.tree_util.SequenceKey(0), *path))
+        old, new = np.asarray(old), np.asarray(new)
+        if old.shape != new.shape:
+            raise ValueError(
+                f"{name} returned shape {new.shape} for {leaf}; it must be {old.shape}"
+            )
+        # A projection that normalizes moves what it has normalized by rounding.
+        rounding = 8 * np.finfo(new.dtype).eps * max(np.abs(new).max(initial=0), 1)
+        outside = ~(np.abs(old - new) <= rounding)
+        if outside.any():
+            first = tuple(np.argwhere(outside)[0].tolist())
+            raise ValueError(
+                f"{leaf} starts outside the bounds of {name}: {outside.sum()} of "
+                f"{old.size} values, the first at index {first}, where it is "
+                f"{old[first]:.6g} and must be {new[first]:.6g}; start with "
+                "system.project_parameters()"
+            )
+
+    jax.tree_util.tree_map_with_path(check, before, after)
 
 
 def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
@@ -96,6 +255,42 @@ def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and math.isfinite(value)
+
+
+def _check_options(what: str, of: str, options: dict, accepted: list[str]) -> None:
+    """Errors for arguments that a function of optax does not take."""
+    for option in options:
+        if option not in accepted:
+            takes = "it takes " + ", ".join(accepted) if accepted else "it takes none"
+            raise ValueError(f"{what}: {of} has no {option!r}; {takes}")
+    wrong = {k: v for k, v in options.items() if not _finite(v)}
+    if wrong:
+        raise ValueError(f"{what} holds {wrong}; give finite numbers")
+
+
+def _check_projection(name: str | None, options: dict[str, float]) -> None:
+    """Errors for a projection that optax does not have, and for wrong arguments."""
+    # The others need arrays, which a configuration cannot hold.
+    known = {
+        found.removeprefix("projection_"): inspect.signature(function).parameters
+        for found, function in vars(optax.projections).items()
+        if found.startswith("projection_")
+        and "a" not in inspect.signature(function).parameters
+    }
+    if name is not None and name not in known:
+        raise ValueError(
+            f"optimizer.projection is {name!r}; choose one of optax.projections: "
+            + ", ".join(known)
+        )
+    arguments = list(known[name].values())[1:] if name is not None else []
+    of = f"optax.projections.projection_{name}" if name else "no projection"
+    accepted = [argument.name for argument in arguments]
+    _check_options("optimizer.projection_options", of, options, accepted)
+    needed = [a.name for a in arguments if a.default is inspect.Parameter.empty]
+    if missing := [argument for argument in needed if argument not in options]:
+        raise ValueError(
+            f"optimizer.projection_options lacks {', '.join(missing)}, which {of} needs"
+        )
 
 
 def _arguments(name: str) -> list[str]:
