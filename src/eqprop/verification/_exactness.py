@@ -171,11 +171,12 @@ def scaling(system: AbstractSystem, x: Any, s: State, diagonal: State | None):
     """w ↦ S w of one example: a fitted diagonal, or M = ∂velocity/∂force."""
     if diagonal is not None:
         return lambda w: jax.tree.map(jnp.multiply, diagonal, w)
-    forced = getattr(system, "forced_velocity", None)
-    if forced is None:
-        return lambda w: w
+
+    def velocity(force):
+        return system.forced_velocity(x, s, force)
+
     zero = jax.tree.map(jnp.zeros_like, s)
-    return lambda w: jax.jvp(lambda force: forced(x, s, force), (zero,), (w,))[1]
+    return lambda w: jax.jvp(velocity, (zero,), (w,))[1]
 
 
 def projector(system: AbstractSystem, x: Any, s: State, dt: Any):

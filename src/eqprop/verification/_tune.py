@@ -4,15 +4,14 @@ import dataclasses
 import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..estimators import EquilibriumPropagation, ImplicitDifferentiation
-from ..estimators._equilibrium_propagation import _contrast, Nudging
-from ..relaxations._base import Dynamics, Equilibrium, initial_state, relax
+from ..estimators._equilibrium_propagation import Nudging
+from ..relaxations._base import Equilibrium, initial_state, relax
 from ..relaxations._euler import Euler, largest
 from ..relaxations._sweep import Sweep
 from ..systems import _check
@@ -21,6 +20,7 @@ from ._exactness import ep_limit
 from ._fixed_point import double, find_fixed_point, FixedPoint, scaled_sizes
 from ._inputs import check_start, check_tune
 from ._metrics import agreement, length_of
+from ._phases import advance, gradient, ladder, one_phase
 from ._tune_figure import certificate, outcome, Tuning, TuningCurve
 from ._verify import _at, _Problem, kind
 
@@ -244,7 +244,7 @@ class _Search:
         """Steps (infinite where the residual stops falling), and the last residual."""
         # An array is a dynamic argument, so one program serves every dt.
         self.relaxation = Euler(dt=jnp.asarray(dt), steps=1)  # type: ignore[arg-type]
-        state, total, previous = _one_phase(self.start), 0, np.inf
+        state, total, previous = one_phase(self.start), 0, np.inf
         tol = SETTLED * self.scale
         chunk = max(1000, int(4 / dt))
         while total < cap:
@@ -263,7 +263,7 @@ class _Search:
         state = jax.tree.map(lambda s: jnp.stack([s, s]), self.point.state)
         steps, angles, done = [], [], 0
         longest = np.log(1e-8) / np.log(min(max(self.point.radius, 0.5), 0.999))
-        for count in _ladder(min(longest + 30, LIMIT)):
+        for count in ladder(min(longest + 30, LIMIT)):
             state, found = self._nudged(state, betas, count - done)
             done = count
             steps.append(count)
@@ -274,9 +274,9 @@ class _Search:
         self.curves["K"] = TuningCurve(tuple(steps), {"angle": tuple(angles)}, chosen)
 
     def choose_free_steps(self) -> None:
-        state, done = _one_phase(self.start), 0
+        state, done = one_phase(self.start), 0
         steps, states, residuals = [], [], []
-        for count in _ladder(max(self.point.steps, 1)):
+        for count in ladder(max(self.point.steps, 1)):
             state, residual, _ = self._free(state, count - done)
             done = count
             steps.append(count)
@@ -394,14 +394,14 @@ class _Search:
         """At most `count` free steps: the state, its residual, and the steps taken."""
         system, _, x, _ = self.problem
         free = ((system, None, x, None), state, self.relaxation, (0,))
-        state, residual, taken = _advance(*free, count, tol)
+        state, residual, taken = advance(*free, count, tol)
         return state, float(residual), int(taken)
 
     def _nudged(self, state, betas: tuple[float, float], count: int) -> tuple[Any, Any]:
         """`count` steps of two nudged phases, and EP's gradient from their end."""
-        state, _, _ = _advance(self.problem, state, self.relaxation, betas, count)
+        state, _, _ = advance(self.problem, state, self.relaxation, betas, count)
         start = self.point.state
-        return state, _gradient(self.problem, start, state, jnp.asarray(betas))
+        return state, gradient(self.problem, start, state, jnp.asarray(betas))
 
     def _exact(self, state, problem: _Model | None = None) -> tuple[Any, Any]:
         """The exact gradient's formula at any state."""
@@ -420,60 +420,6 @@ def _worst(angles: Any) -> float:
     """The largest angle, of those that are defined; infinite if none is."""
     defined = [angle for angle in angles if not np.isnan(angle)]
     return max(defined, default=float("inf"))
-
-
-def _advance(problem, state, relaxation, betas, count: int, tol: float = 0.0):
-    """At most `count` steps of phases nudged by `betas`, until the residual is ≤ tol.
-
-    Leaves of `state` are `[phases, batch, …]`.  Returns it, the largest residual of the
-    last step, and the steps taken.
-    """
-    # Arrays are dynamic arguments: one program serves every β, count and tolerance.
-    numbers = jnp.asarray(betas, float), jnp.asarray(count), jnp.asarray(tol, float)
-    return _jitted_advance(problem, state, relaxation, *numbers)
-
-
-@eqx.filter_jit
-def _jitted_advance(problem, state, relaxation, betas, count, tol):
-    system, cost, x, y = problem
-
-    def one(beta, x, y, s):
-        moved, residual = relaxation.step(Dynamics(system, x, cost, y, beta), s, None)
-        return jax.tree.map(lambda m, u: m.astype(u.dtype), moved, s), residual
-
-    over_batch = jax.vmap(one, in_axes=(None, 0, 0, 0))
-    step = jax.vmap(over_batch, in_axes=(0, None, None, 0))
-
-    def moving(carry):
-        t, _, residual = carry
-        return (t < count) & ((t == 0) | (jnp.isfinite(residual) & (residual > tol)))
-
-    def body(carry):
-        t, s, _ = carry
-        s, residual = step(betas, x, y, s)
-        return t + 1, s, jnp.max(residual)
-
-    first = (jnp.zeros((), int), state, jnp.zeros(()))
-    taken, state, residual = jax.lax.while_loop(moving, body, first)
-    return state, residual, taken
-
-
-@eqx.filter_jit
-def _gradient(problem, free, phases, betas):
-    system, cost, x, y = problem
-    return _contrast(system, cost, x, y, free, phases, betas, None)
-
-
-def _one_phase(state):
-    return jax.tree.map(lambda s: s[None], state)
-
-
-def _ladder(end: float) -> list[int]:
-    """1, 2, 3, …, then steps of a fifth, as far as `end`."""
-    values = [1]
-    while values[-1] < end:
-        values.append(max(values[-1] + 1, round(1.2 * values[-1])))
-    return values
 
 
 def _single(leaf: Any) -> Any:

@@ -29,7 +29,7 @@ from ..systems._base import (
     has_potential,
 )
 from ..systems._total_energy import AbstractTotalEnergy, check_total_energy
-from . import _judge, _promises
+from . import _judge, _judge_point, _promises
 from ._comparison import (
     compare_layers,
     reference_processes,
@@ -167,9 +167,9 @@ def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
         if point.settled and start is not None:
             longer = dataclasses.replace(free, steps=point.steps, tol=1e-8)  # type: ignore[call-arg]
             more = int(jnp.max(relax(system, x, longer, state=start).steps))
-        _judge.free_phase(found, free, first, point, more)
+        _judge_point.free_phase(found, free, first, point, more)
     if not point.settled:
-        _judge.unsettled(found, point, find_fixed_point(system, x, None, None))
+        _judge_point.unsettled(found, point, find_fixed_point(system, x, None, None))
         return None
     projected = jax.jit(jax.vmap(system.project))(point.state)
     outside = _largest_difference(projected, point.state)
@@ -178,7 +178,9 @@ def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
         slopes = derivative_slopes(*model, point.state, point.dt)
         if any(slope.wrong for slope in slopes):
             _judge.derivatives(found, slopes)
-    stable = _judge.settled(found, point, outside, _contracting_dt(system, x, point))
+    stable = _judge_point.settled(
+        found, point, outside, _contracting_dt(system, x, point)
+    )
     discrete = isinstance(system, AbstractMap | AbstractPrimitive)
     if free is None and dt is None and discrete and point.dt < 1:
         found.notes.append(
@@ -207,7 +209,7 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     free, here = _equilibrium(point), Euler(dt=point.dt, steps=0)
     steps = steps or _process_length(problem, point)
     place = (point.state, point.dt, steps)
-    _judge.several(found, other_fixed_points(system, x, point))
+    _judge_point.several(found, other_fixed_points(system, x, point))
     exact = _at(ImplicitDifferentiation(here), problem, free)
     solved = float(jnp.max(exact.stats["adjoint_residual"]))
     if not _judge.adjoint(found, solved, bool(exact.stats["adjoint_converged"].all())):
