@@ -81,6 +81,11 @@ def test_verify_a_run_and_draw_the_flow(small_run, capsys, tmp_path):
     text = capsys.readouterr().out
     assert "as configured" in text
     assert (out / "flow.png").stat().st_size > 20_000
+    record = json.loads((out / "verification.json").read_text("utf-8"))
+    rows = [row for row in record["rows"] if row["estimator"] == "as configured"]
+    far = rows[-1]["agreement"]["angle"] > 5
+    assert (f"next: eqprop tune {small_run}" in text) == (far and record["holds"])
+    assert ("But as configured" in record["verdict"]) == (far and record["holds"])
 
 
 def test_tune_proposes_what_train_takes(model, capsys, tmp_path):

@@ -1,10 +1,12 @@
 """`ep.verify` holds a configured rule to its promise, and catches it broken."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from zoo import batch, dict_energy, field, tanh_map
+from zoo import batch, dict_energy, field, quadratic, tanh_map
 
 import eqprop as ep
 from eqprop.estimators import _asymmetric, _spike_timing
@@ -83,3 +85,94 @@ def test_a_wrong_sign_is_named(monkeypatch, fresh):
     result = ep.verify(field(0.4), COST, *batch(size=3), estimators=chosen)
     assert not result.holds
     assert "a sign is wrong" in " ".join([result.verdict, *result.findings])
+
+
+class Own(ep.AbstractEstimator):
+    """A user's two-phase rule; `wrong` changes one thing of it."""
+
+    free: ep.AbstractRelaxation
+    beta: float = 0.3
+    wrong: str = eqx.field(static=True, default="")
+
+    def at(self, system, cost, x, y, free, keys, weight):
+        strength = {"nudged thrice": 3.0}.get(self.wrong, 1.0)
+        nudge = {"cost": cost, "y": y, "beta": strength * self.beta}
+        nudged = ep.relax(system, x, self.free, state=free.state, **nudge)
+        places = free.state, nudged.state
+        if self.wrong == "mixed states":
+            places = jax.tree.map(lambda a: jnp.flip(a, 0), places[0]), places[1]
+
+        @eqx.filter_grad
+        def contrast(model):
+            def one(x, y, before, after):
+                gap = model.potential(x, after) - model.potential(x, before)
+                return gap / self.beta + cost(model.readout(after), y)
+
+            return ep.weighted_mean(jax.vmap(one)(x, y, *places), weight)
+
+        grads = contrast(system)
+        if self.wrong == "summed":
+            grads = jax.tree.map(lambda g: len(y) * g, grads)
+        if self.wrong == "one parameter":
+            grads = eqx.tree_at(lambda m: m.b, grads, -0.5 * grads.b)
+        loss = jnp.mean(jax.vmap(lambda s, y: cost(system.readout(s), y))(places[0], y))
+        cost_grads = eqx.filter(cost, eqx.is_inexact_array)
+        return ep.Gradient(loss, grads, cost_grads, free, ep.Stats("own", {}))
+
+
+class Declared(Own):
+    approximate: ClassVar[str] = "a demonstration of three nudges"
+
+
+def test_own_rules_are_judged_and_their_scale_told_from_their_direction():
+    """With few steps and a strong nudge of their own, which are not to blame."""
+    wrongs = ("", "nudged thrice", "summed", "mixed states", "one parameter")
+    rules = {wrong or "right": Own(ROUGH, wrong=wrong) for wrong in wrongs}
+    declared = {"declared": Declared(ROUGH, wrong="nudged thrice")}
+    result = ep.verify(quadratic(), COST, *batch(size=4), estimators=rules | declared)
+    assert not result.holds
+    found = {
+        name: [c.outcome for c in result.checks if c.name.startswith(f"{name}, ")]
+        for name in [*rules, "declared"]
+    }
+    assert found.pop("right") == ["holds"]
+    assert found.pop("declared") == []
+    assert all(outcomes == ["fails"] for outcomes in found.values())
+    text = {
+        name: next(s for s in (result.verdict, *result.findings) if f"{name}, set" in s)
+        for name in found
+    }
+    for name, norm in (("nudged thrice", "2.99"), ("summed", "4")):
+        assert "direction is right" in text[name]
+        assert f"norm is {norm} times" in text[name]
+    assert "sum over the batch" in text["summed"]
+    assert "no constant factor" in text["mixed states"]
+    assert "b × 0.5" in text["one parameter"] or "b 180°" in text["one parameter"]
+    assert "a demonstration of three nudges" in " ".join(result.findings)
+
+
+class Frozen(Own):
+    """A rule whose constructor takes no other phases."""
+
+    def __init__(self, wrong=""):
+        self.free, self.beta, self.wrong = ep.Euler(0.2, 300), 1e-4, wrong
+
+
+def test_a_rule_that_takes_no_other_phases_is_judged_as_it_is():
+    """Its own phases settle and its β is small, so the exact gradient is due."""
+    rules = {"right": Frozen(), "summed": Frozen("summed")}
+    result = ep.verify(quadratic(), COST, *batch(size=3), estimators=rules)
+    found = [(c.name, c.outcome) for c in result.checks if "as configured" in c.name]
+    assert [outcome for _, outcome in found] == ["holds", "fails"]
+
+
+class Shapeless(Own):
+    def at(self, *arguments):
+        found = super().at(*arguments)
+        return eqx.tree_at(lambda g: g.grads, found, found.grads.W)
+
+
+def test_a_gradient_unlike_the_parameters_is_an_error():
+    rules = {"mine": Shapeless(ROUGH)}
+    with pytest.raises(ValueError, match=r"estimators\['mine'\] returned grads"):
+        ep.verify(quadratic(), COST, *batch(size=3), estimators=rules)

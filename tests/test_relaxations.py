@@ -1,5 +1,6 @@
 """Relaxations: closed forms, Lyapunov functions and the status of each example."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import equinox as eqx
@@ -374,11 +375,61 @@ def test_sweep_needs_blocks_that_cover_the_state():
     with pytest.raises(ValueError, match="no blocks"):
         ep.relax(system, x, ep.Sweep())
     parts = (system.w, system.t, system.power)
-    with pytest.raises(ValueError, match=r"covers the state's leaves \[0\]"):
+    with pytest.raises(ValueError, match=r"state\['b'\] in none"):
         ep.relax(Blocked(*parts, where=(lambda s: s["a"],)), x, ep.Sweep())
     twice = (lambda s: s["a"], lambda s: (s["a"], s["b"]))
     with pytest.raises(ValueError, match="exactly one block"):
         ep.relax(Blocked(*parts, where=twice), x, ep.Sweep())
+
+
+class Chosen(type(dict_energy())):
+    """The dict energy with anything for its blocks."""
+
+    chosen: Callable = eqx.field(static=True, default=tuple)
+
+    def blocks(self):
+        return self.chosen()
+
+
+def chosen(blocks):
+    system = dict_energy()
+    return Chosen(system.w, system.t, system.power, lambda: blocks)
+
+
+def whole(s):
+    return s["a"], s["b"]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (ep.Block(whole), r"returned a Block; return a sequence"),
+        (3, r"returned a int; return a sequence"),
+        ((whole,), r"blocks\(\)\[0\] is .*; it must be an ep\.Block"),
+        ((ep.Block(lambda s: s["a"][:2]),), r"\[0\]\.where failed .*whole leaves"),
+        ((ep.Block(lambda s: s["c"]),), r"\[0\]\.where failed \(KeyError"),
+        ((ep.Block(whole), ep.Block(lambda s: 2)), r"\[1\]\.where returned 2"),
+        ((ep.Block(lambda s: ()),), r"\[0\]\.where returned no leaf"),
+        ((ep.Block(whole, (2.0,)),), r"'a'\], state\['b'\] has the shapes \[\(\)\]"),
+        ((ep.Block(whole, (np.ones(4), np.ones(5))),), r"\(5,\).*and these leaves"),
+        ((ep.Block(whole, lambda x, s: s["c"]),), r"failed on one example.*KeyError"),
+    ],
+)
+def test_a_mistake_in_blocks_names_the_block(blocks, message):
+    """With what is wrong and what is expected, whatever the mistake."""
+    with pytest.raises(ValueError, match=message):
+        ep.relax(chosen(blocks), batch()[0], ep.Sweep())
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_scalar_array_is_the_curvature_of_all_leaves():
+    """A NumPy scalar counts as a number."""
+    x, _ = batch()
+    ends = [
+        ep.relax(chosen((ep.Block(whole, size),)), x, ep.Sweep(5)).state["a"]
+        for size in (3.0, np.float32(3))
+    ]
+    np.testing.assert_array_equal(*ends)
 
 
 @pytest.mark.usefixtures("x64")

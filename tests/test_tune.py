@@ -197,6 +197,49 @@ def test_a_stiff_system_gets_a_small_dt(data):
     assert np.isinf(steps[0])
 
 
+def test_a_fast_system_gets_a_dt_of_its_own(data):
+    """Energy × 3000: no dt down to 2⁻¹⁰ settles; the proposal does."""
+    slow = quadratic()
+    fast = Quadratic(*(3000 * v for v in (slow.A, slow.W, slow.b)))
+    tuning = tune(fast, COST, *data)
+    assert tuning.reached
+    assert proposal(tuning).free.dt < 2 / 3000
+    found = proposed_gradient(tuning, fast, *data)
+    assert degrees(found, quadratic_gradient(fast, *data)) <= 5
+
+
+class Ledge(Quadratic):
+    """The same energy with states in a box."""
+
+    def project(self, s):
+        return jnp.clip(s, -1.0, 1.0)
+
+
+def test_a_proposal_is_certified_on_other_batches():
+    """The first batch is far from any bound, the others meet theirs at a large β.
+
+    Whatever is said of the batches must be what they give, and the worst must count.
+    """
+    system = Ledge(*(0.7 * v for v in (quadratic().A, quadratic().W, quadratic().b)))
+    x, y = batch(size=24)
+    x = np.concatenate([0.1 * x[:6], 3 * x[6:]])
+    tuning = tune(system, COST, x, np.asarray(y), target=2.0, examples=6)
+    assert len(tuning.batches) == 4
+    assert tuning.angle == max(tuning.batches)
+    assert tuning.reached == (tuning.angle <= 2.0)
+    assert "4 batches of 6 examples" in tuning.reason
+    rest = np.random.default_rng(0).permutation(np.arange(6, 24))
+    for k, rows in enumerate([np.arange(6), *rest.reshape(3, 6)]):
+        found = proposed_gradient(tuning, system, x[rows], y[rows])
+        angle = degrees(found, exact_gradient(system, x[rows], y[rows]))
+        assert tuning.batches[k] == pytest.approx(angle, rel=0.05, abs=0.02)
+
+
+def test_a_proposal_without_other_batches_says_so(loose):
+    assert loose.batches == (loose.angle,)
+    assert "no others were given" in loose.reason
+
+
 class Restless(ep.AbstractVectorField):
     """A rotation that never settles."""
 

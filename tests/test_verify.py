@@ -29,6 +29,10 @@ from eqprop.verification._metrics import agreement, order_in_beta, process_rmse
 COST = ep.SquaredError()
 
 
+def rows_of(result, estimator):
+    return [row for row in result.rows if row.estimator == estimator]
+
+
 def outcomes(result):
     return {check.name: check.outcome for check in result.checks}
 
@@ -124,8 +128,14 @@ def test_cost_with_parameters_frozen_constants_and_the_recipe_estimator():
     cost = SoftmaxReadout(jax.random.normal(jax.random.key(1), (3, 2)))
     euler = ep.Euler(0.3, 30)
     own = {"mine": ep.EquilibriumPropagation(euler, euler, 0.2)}
+    own["short"] = ep.EquilibriumPropagation(ep.Euler(0.1, 2), ep.Euler(0.1, 2), 2.0)
     result = ep.verify(quadratic(), cost, x, y, estimators=own)
     assert result.holds, str(result)
+    # HOLDS is not printed beside a gradient that is far off without saying so.
+    assert rows_of(result, "short")[-1].agreement.angle > 5
+    assert "But short, the gradient is" in result.verdict
+    assert "mine" not in result.verdict
+    assert "eqprop tune" in " ".join(result.findings)
     rows = {(row.estimator, row.parameter): row.agreement for row in result.rows}
     assert rows["RBP", "cost.weight"].error < 1e-10
     assert 1e-3 < rows["mine", "all"].error < 0.5
@@ -237,7 +247,7 @@ def test_dynamics_without_a_fixed_point_or_a_gradient():
     """A limit cycle, and a direction without restoring force."""
     cycle = ep.verify(Spiral(jnp.ones(())), COST, *batch(size=2))
     assert not cycle.holds
-    assert "no stable fixed point" in cycle.verdict
+    assert "there is no stable fixed point" in cycle.verdict
     flat = ep.verify(FlatEnergy(jnp.ones(3)), COST, *batch(size=2))
     assert not flat.holds
     words = " ".join([flat.verdict, *flat.findings])

@@ -1,4 +1,4 @@
-"""`eqprop verify` and `tune`: on a recipe, a saved run, or the user's model."""
+"""`eqprop verify` and `eqprop tune` of a recipe, a saved run, or the user's model."""
 
 import contextlib
 import dataclasses
@@ -18,9 +18,15 @@ from ..estimators import (
     EquilibriumPropagation,
     named_estimator,
 )
+from ..verification import (
+    flow_figure,
+    tune as _tune,
+    Verification,
+    verify as _verify,
+)
+from ..verification._causes import FAR
 from ..verification._metrics import Agreement
 from ..verification._precision import precision_cost, with_precision
-from ..verification import flow_figure, tune as _tune, verify as _verify
 from ._console import (
     parse,
     print_json,
@@ -86,15 +92,23 @@ def verify(argv: list[str]) -> int:
     else:
         files = ", ".join([*(f"{name}.png" for name in figures), "verification.json"])
         print(f"{result}\n\n{folder}: {files}")
+        if result.holds and _is_far(result, name):
+            print(f"next: eqprop tune {options.target}")
     return 0 if result.holds else 1
+
+
+def _is_far(result: Verification, name: str) -> bool:
+    """Whether the configured rule's gradient is too far off to be left uncommented."""
+    angles = [row.agreement.angle for row in result.rows if row.estimator == name]
+    return bool(angles) and not angles[-1] <= FAR
 
 
 def _rounding(options: VerifyOptions, target: Target, rule) -> Agreement | None:
     """The rule's gradient in that precision against its own in float64."""
     if rule is None:
         raise ValueError(
-            f"--precision {options.precision} is measured on a learning rule, and "
-            f"{options.target} brings none; name one, e.g. --estimator ep"
+            f"--precision {options.precision} needs a learning rule, and "
+            f"{options.target} has none; name one, e.g. --estimator ep"
         )
     assert options.precision is not None
     x, y = (_first(tree, options.examples) for tree in (target.x, target.y))
@@ -175,13 +189,13 @@ def find_target(text: str, job: str, model: str | None = None) -> Target:
         )
     if model is not None:
         raise ValueError(
-            f"--system names the model of a run, and {text} is none; give the "
+            f"--system names the model of a run, and {text} is not a run; give the "
             "model itself as the target: FILE.py:NAME"
         )
     if Path(text).exists():
         raise ValueError(
-            f"{text} is no run directory (it holds no config.json); give a recipe, a "
-            "run directory or FILE.py:NAME"
+            f"{text} is not a run directory (it has no config.json); give a recipe, "
+            "a run directory or FILE.py:NAME"
         )
     config = recipes.recipe(text).config
     if config.data is None:
@@ -196,7 +210,7 @@ def find_target(text: str, job: str, model: str | None = None) -> Target:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """A moving sign on a terminal's standard error while `what` goes on."""
+    """Show a spinner on a terminal's standard error during `what`."""
     from rich.console import Console
 
     console = Console(stderr=True)

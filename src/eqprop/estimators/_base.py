@@ -67,6 +67,8 @@ class AbstractEstimator(eqx.Module):
     free: eqx.AbstractVar[AbstractRelaxation]
     no_adjoint: ClassVar[str] = ""
     """what keeps a rule from being the adjoint of `ep.settle`"""
+    approximate: ClassVar[str] = ""
+    """why the rule does not compute the exact gradient, even at rest as β → 0"""
 
     def __call__(
         self,

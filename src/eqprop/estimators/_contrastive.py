@@ -61,6 +61,7 @@ class AbstractClampedContrast(AbstractEstimator):
 
     clamped: eqx.AbstractVar[AbstractRelaxation]
     no_adjoint: ClassVar[str] = "holds outputs at targets; a layer has none"
+    approximate: ClassVar[str] = "it contrasts phases with held outputs, not the cost"
 
     @abc.abstractmethod
     def betas(self) -> tuple[Any, ...]:

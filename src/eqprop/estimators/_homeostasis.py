@@ -37,6 +37,7 @@ class JacobianHomeostasis(AbstractAround):
     no_adjoint: ClassVar[str] = (
         "adds a penalty that is no part of what comes after the layer"
     )
+    approximate: ClassVar[str] = "it adds the gradient of a penalty to the cost's"
     estimator: AbstractEstimator
     """the learning rule"""
     strength: float

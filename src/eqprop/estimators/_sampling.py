@@ -51,6 +51,7 @@ class AbstractSampler(AbstractEstimator):
     no_adjoint: ClassVar[str] = (
         "has no gradient at one given state: its loss is a mean over a law"
     )
+    approximate: ClassVar[str] = "its states are samples of a law, not a fixed point"
     free: eqx.AbstractVar[Langevin]  # type: ignore[override]
     chains: eqx.AbstractVar[int]
     samples: eqx.AbstractVar[int]

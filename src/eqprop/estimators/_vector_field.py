@@ -49,6 +49,7 @@ class KolenPollackEquilibriumPropagation(VectorFieldEquilibriumPropagation):
     no_adjoint: ClassVar[str] = (
         "adds a decay and gives no gradient of the loss above the layer"
     )
+    approximate: ClassVar[str] = "it gives forward and backward weights one update"
     decay: float = 1e-3
     """decay of paired forward and backward weights"""
 

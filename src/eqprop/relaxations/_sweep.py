@@ -7,6 +7,8 @@ quadratic and safely where its curvature is only bounded.  A few sweeps replace 
 of Euler steps.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -183,20 +185,30 @@ def _blocks(system, s: State) -> tuple[Block, ...]:
             "blocks() method; define one that returns ep.Block objects, or use "
             "ep.Euler, which needs none"
         )
-    blocks = tuple(system.blocks())
-    count = len(jax.tree.leaves(s))
-    numbers = jax.tree.unflatten(jax.tree.structure(s), range(count))
-    found = sorted(n for block in blocks for n in jax.tree.leaves(block.where(numbers)))
-    if found != list(range(count)):
+    blocks = system.blocks()
+    if isinstance(blocks, Block) or not isinstance(blocks, Iterable):
         raise ValueError(
-            f"{name}.blocks() covers the state's leaves {found}; every one of "
-            f"0…{count - 1} must be in exactly one block"
+            f"{name}.blocks() returned a {type(blocks).__name__}; return a sequence of "
+            "ep.Block, e.g. (ep.Block(lambda s: s),)"
+        )
+    blocks = tuple(blocks)
+    count = len(jax.tree.leaves(s))
+    found = [n for k, block in enumerate(blocks) for n in _numbers(name, k, block, s)]
+    if sorted(found) != list(range(count)):
+        paths = [jax.tree_util.keystr(p) for p, _ in _paths(s)]
+        missing = [f"state{paths[n]}" for n in range(count) if n not in found]
+        twice = [f"state{paths[n]}" for n in range(count) if found.count(n) > 1]
+        faults = [f"{', '.join(missing)} in none"] * bool(missing)
+        faults += [f"{', '.join(twice)} in several"] * bool(twice)
+        raise ValueError(
+            f"{name}.blocks() has {' and '.join(faults)}; every leaf of the state must "
+            "be in exactly one block"
         )
     for number, block in enumerate(blocks):
         value = block.curvature
         if isinstance(value, int | float) and not 0 < value < float("inf"):
             paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(s)]
-            first = jax.tree.leaves(block.where(numbers))[0]
+            first = _numbers(name, number, block, s)[0]
             unit = f"state{jax.tree_util.keystr(paths[first])}"
             raise CurvatureNotPositive(_not_positive(name, number, unit, value))
     return blocks
@@ -293,12 +305,83 @@ def _positive(curvature: list[Array]) -> Array:
     return jnp.all(jnp.stack(good))
 
 
+def _paths(s: State) -> list:
+    return jax.tree_util.tree_leaves_with_path(s)
+
+
+def _numbers(name: str, k: int, block: Block, s: State) -> list[int]:
+    """Which leaves of the state the k-th block holds; errors that name it."""
+    label = f"{name}.blocks()[{k}]"
+    if not isinstance(block, Block):
+        raise ValueError(
+            f"{label} is {block!r}; it must be an ep.Block, e.g. "
+            "ep.Block(lambda s: s['hidden'])"
+        )
+    leaves = [_Leaf(n) for n in range(len(jax.tree.leaves(s)))]
+    try:
+        found = jax.tree.leaves(block.where(jax.tree.unflatten(_structure(s), leaves)))
+    except Exception as error:
+        raise ValueError(
+            f"{label}.where failed ({type(error).__name__}: {error}); it must return "
+            f"whole leaves of the state, whose structure is {_structure(s)}, and not "
+            "compute with them or take a part of one"
+        ) from error
+    wrong = [leaf for leaf in found if not isinstance(leaf, _Leaf)]
+    if wrong or not found:
+        what = f"returned {wrong[0]!r}" if wrong else "returned no leaf"
+        raise ValueError(
+            f"{label}.where {what}; it must return one or more leaves of the state, "
+            f"whose structure is {_structure(s)}"
+        )
+    return [leaf.number for leaf in found]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """Stands for a leaf of the state while a block says which it holds."""
+
+    number: int
+
+
+def _structure(s: State) -> Any:
+    return jax.tree.structure(s)
+
+
 def _curvature(block: Block, x, s: State, count: int) -> tuple:
-    if callable(block.curvature):
-        return tuple(jax.tree.leaves(block.curvature(x, s)))
-    if isinstance(block.curvature, int | float):
-        return (block.curvature,) * count
-    return tuple(jax.tree.leaves(block.curvature))
+    given = block.curvature
+    if callable(given):
+        try:
+            given = given(x, s)
+        except Exception as error:
+            raise ValueError(
+                f"the curvature of the block that holds {_held(block, s)} failed on "
+                f"one example (x, s): {type(error).__name__}: {error}"
+            ) from error
+    found = jax.tree.leaves(given)
+    if len(found) == 1 and found[0] is given and np.ndim(given) == 0:
+        return (given,) * count
+    own = [jnp.shape(leaf) for leaf in found]
+    shapes = [jnp.shape(leaf) for leaf in _leaves(block, s)]
+    if len(own) != count or not all(map(_broadcasts, own, shapes)):
+        raise ValueError(
+            f"the curvature of the block that holds {_held(block, s)} has the shapes "
+            f"{own}, and these leaves {shapes}; give a number, or for each leaf an "
+            "array that broadcasts against it"
+        )
+    return tuple(found)
+
+
+def _broadcasts(shape: tuple, onto: tuple) -> bool:
+    tail = onto[len(onto) - len(shape) :]
+    pairs = zip(shape, tail, strict=False)
+    return len(shape) <= len(onto) and all(a in (1, b) for a, b in pairs)
+
+
+def _held(block: Block, s: State) -> str:
+    """The leaves of a block by name."""
+    names = [f"state{jax.tree_util.keystr(path)}" for path, _ in _paths(s)]
+    held = jax.tree.leaves(block.where(jax.tree.unflatten(_structure(s), names)))
+    return ", ".join(held)
 
 
 def _cost_curvature(dynamics: Dynamics, block: Block, s: State) -> list:

@@ -58,11 +58,13 @@ def _agreement(row: dict[str, Any]) -> list[str]:
     values = row.get("agreement")
     values = values if isinstance(values, dict) else {}
     angle, signs = number(values.get("angle")), number(values.get("signs"))
+    ratio = number(values.get("ratio"))
     return [
         str(row.get("estimator", "")),
         str(row.get("parameter", "")),
         _number(values.get("error")),
         "–" if angle is None else f"{angle:.3g}°",
+        "–" if ratio is None else f"× {ratio:.3g}",
         "–" if signs is None else f"{100 * signs:.1f} %",
     ]
 

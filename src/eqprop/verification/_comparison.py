@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._exactness import projector
+from ._exactness import projector, scaling
 from ._metrics import (
     common_order,
     named_leaves,
@@ -36,8 +36,13 @@ def reference_processes(problem: Any, place: Any) -> tuple[Process, Process, flo
     return rbp, bptt, max(off, relative_error(bptt.states, rbp.states))
 
 
-def sweep_beta(problem: Any, place: Any, response: float) -> tuple[Sweep, ...]:
-    """EP's process against RBP's for many β, each example on its own.
+def sweep_beta(
+    problem: Any, place: Any, response: float, scale: Any, moved: float
+) -> tuple[Sweep, ...]:
+    """EP's process against S times RBP's for many β, each example on its own.
+
+    `scale` is the diagonal S of `Exactness`, `None` for S = M; `moved` how far β = 1
+    moves the state.
 
     A unit that meets its bound at some β would hide the order of all the others.
     The β move the states by 1e-6 to 0.1 where these respond by `response`.
@@ -48,14 +53,14 @@ def sweep_beta(problem: Any, place: Any, response: float) -> tuple[Sweep, ...]:
     )
     system, cost, x, y = problem
     state, dt, steps = place
-    found = _errors(system, cost, x, y, state, dt, steps, pairs)
+    found = _errors(system, cost, x, y, state, scale, dt, steps, pairs)
     errors = np.asarray(found)
     errors = errors.reshape(len(errors), len(ORDERS), len(betas), 2)
     sweeps = []
     for k, (nudging, expected) in enumerate(ORDERS.items()):
         for column, quantity in enumerate(("states", "gradients")):
             values = errors[:, k, :, column]
-            orders = [order_in_beta(betas, row, expected) for row in values]
+            orders = [order_in_beta(betas, row, expected, moved) for row in values]
             sweeps.append(
                 Sweep(
                     nudging,
@@ -69,13 +74,13 @@ def sweep_beta(problem: Any, place: Any, response: float) -> tuple[Sweep, ...]:
 
 
 @eqx.filter_jit
-def _errors(system, cost, x, y, state, dt, steps, pairs) -> Array:
+def _errors(system, cost, x, y, state, scale, dt, steps, pairs) -> Array:
     """Errors of states and gradients, `[examples, pairs, 2]`, one example at a time."""
 
     def of_example(example):
-        x, y, s = jax.tree.map(lambda leaf: leaf[None], example)
+        x, y, s, scale = jax.tree.map(lambda leaf: leaf[None], example)
         problem = (system, cost, x, y, s, dt, steps)
-        rbp = projected(_rbp(*problem), system, x, s, dt)
+        rbp = as_nudged(_rbp(*problem), system, x, s, dt, scale)
 
         def of_pair(betas):
             ep = _ep(*problem, betas)
@@ -84,7 +89,7 @@ def _errors(system, cost, x, y, state, dt, steps, pairs) -> Array:
 
         return jax.lax.map(of_pair, pairs)
 
-    return jax.lax.map(of_example, (x, y, state))
+    return jax.lax.map(of_example, (x, y, state, scale))
 
 
 def _off(found: Any, reference: Any) -> Array:
@@ -98,13 +103,13 @@ def _off(found: Any, reference: Any) -> Array:
 
 
 def compare_layers(
-    problem: Any, place: Any, beta: float, rbp: Process, bptt: Process
+    problem: Any, place: Any, beta: float, rbp: Process, bptt: Process, scale: Any
 ) -> tuple[tuple[Curve, ...], tuple[LayerError, ...]]:
     """A few curves and the RMSE of each leaf of the states and of the parameters."""
     (system, cost, x, y), (state, dt, steps) = problem, place
     betas = nudges(beta, "centered")
     ep = _ep(system, cost, x, y, state, dt, steps, betas)
-    rbp, bptt = (projected(p, system, x, state, dt) for p in (rbp, bptt))
+    rbp, bptt = (as_nudged(p, system, x, state, dt, scale) for p in (rbp, bptt))
     curves, layers = [], []
     kinds: tuple[tuple[Literal["neurons", "synapses"], str, str], ...] = (
         ("neurons", "s", "states"),
@@ -131,14 +136,17 @@ def compare_layers(
 
 
 @eqx.filter_jit
-def projected(process: Process, system, x, state, dt) -> Process:
-    """The process with ∂project/∂s applied to its states."""
+def as_nudged(process: Process, system, x, state, dt, scale) -> Process:
+    """The process as a nudge shows it: S, then ∂project/∂s applied to its states."""
 
-    def one(x, s, errors):
+    def one(x, s, diagonal, errors):
         free = projector(system, x, s, dt)
-        return jax.vmap(free)(errors)
+        scaled = scaling(system, x, s, diagonal)
+        return jax.vmap(lambda error: free(scaled(error)))(errors)
 
-    states = jax.vmap(one, in_axes=(0, 0, 1), out_axes=1)(x, state, process.states)
+    states = jax.vmap(one, in_axes=(0, 0, 0, 1), out_axes=1)(
+        x, state, scale, process.states
+    )
     return eqx.tree_at(lambda p: p.states, process, states)
 
 

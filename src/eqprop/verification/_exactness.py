@@ -1,11 +1,17 @@
 """What makes EP exact, tested by random probes at s⁰.
 
-EP's gradient is exact if and only if, where `project` leaves units free to move,
+With v(x, s, f) the velocity under a force f, A = ∂v/∂s and M = ∂v/∂f at (s⁰, 0), EP's
+gradient is exact as β → 0 if, where `project` leaves units free to move, some
+symmetric S has
 
-    ∂velocity/∂s is symmetric   and   ∂²potential/∂θ∂s = −(∂velocity/∂θ)ᵀ
+    A S symmetric,   ∂v/∂θ = −S ∂²potential/∂s∂θ   and   S ∂C/∂s = M ∂C/∂s.
 
-and for a system without a potential, whose rule is −(∂μ/∂θ)ᵀ q, the same with its
-`learning_field` μ in place of −∂potential/∂s.
+EP's temporal derivatives are then S times RBP's.  For a system without a potential its
+`learning_field` stands for −∂potential/∂s.  The conditions are sufficient, not
+necessary: `verify` judges EP's limit (`ep_limit`) and explains it by them.
+
+S is M for most systems (the identity for a plain velocity).  A velocity
+−D ∂potential/∂s with time constants D has S = D, which is fitted here.
 """
 
 import dataclasses
@@ -14,38 +20,55 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..estimators._base import weighted_mean
 from ..estimators._step import (
+    error_signal,
     inner,
     norm,
     solve_fixed_point,
     step_map,
 )
 from ..relaxations._base import Dynamics
-from ..relaxations._euler import Euler
-from ..systems._base import AbstractSystem, State, has_potential, learning_field
+from ..relaxations._euler import Euler, largest
+from ..systems._base import (
+    AbstractMap,
+    AbstractSystem,
+    energy_of,
+    has_potential,
+    learning_field,
+    State,
+    state_gradient,
+)
 from ..systems._total_energy import cost_of
 from ._fixed_point import random_like
 
 PROBES = 3
 TOLERANCE = 1e-8
+"""relative violation of a condition that rounding explains"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exactness:
-    """Relative violations of EP's two conditions, 0 where they hold.
+    """Relative violations of EP's conditions, 0 where they hold.
 
-    - `asymmetry`: ‖(J − Jᵀ)w‖ / (‖Jw‖ + ‖Jᵀw‖), the largest over probes w.
-    - `mismatch`: the same for ∂²potential/∂θ∂s, or −∂learning_field/∂θ, against
-      −(∂velocity/∂θ)ᵀ; None for a system that has neither.
+    - `asymmetry`: ‖(A S − S Aᵀ)w‖ / (‖A S w‖ + ‖S Aᵀ w‖), the largest over probes w.
+    - `mismatch`: the same for S ∂²potential/∂s∂θ, or −S ∂learning_field/∂θ, against
+      −∂velocity/∂θ; `None` for a system that has neither.
+    - `misplaced`: the same for S ∂C/∂s against M ∂C/∂s: the nudge.
     - `held`: share of the units that `project` holds at s⁰.
+    - `scale`: the fitted diagonal S, like the batched state; `None`: S = M.
+    - `touched`: smallest and largest entry of that S on units that the nudge touches.
     """
 
     asymmetry: float
     mismatch: float | None
+    misplaced: float
     held: float
+    scale: State | None = None
+    touched: tuple[float, float] = (1.0, 1.0)
 
     @property
     def symmetric(self) -> bool:
@@ -53,48 +76,107 @@ class Exactness:
 
     @property
     def generated(self) -> bool:
-        """Whether what learns generates the velocity's learning rule."""
+        """Whether what learns generates the velocity, up to S."""
         return self.mismatch is None or self.mismatch <= TOLERANCE
 
     @property
+    def placed(self) -> bool:
+        """Whether the nudge acts through S."""
+        return self.misplaced <= TOLERANCE
+
+    @property
     def exact(self) -> bool:
-        return self.symmetric and self.generated
+        return self.symmetric and self.generated and self.placed
 
 
 def exactness(
-    system: AbstractSystem, x: PyTree[Array], state: State, dt: float
+    system: AbstractSystem,
+    cost: Any,
+    x: PyTree[Array],
+    y: PyTree[Array],
+    state: State,
+    dt: float,
 ) -> Exactness:
-    """Probe both conditions at every example's state."""
+    """Probe the conditions at every example's state, with S = M or, failing that, D.
+
+    The fitted diagonal is returned only if the velocity is −D ∂potential/∂s with it.
+    """
+    problem = (system, cost, x, y, state)
+    plain = _exactness(problem, dt, None)
+    if plain.exact or not has_potential(system) or isinstance(system, AbstractMap):
+        return plain
+    scale, touched = _fitted(problem)
+    fitted = _exactness(problem, dt, scale)
+    if not (fitted.symmetric and fitted.generated):
+        return plain
+    return dataclasses.replace(fitted, scale=scale, touched=touched)
+
+
+def _exactness(problem, dt, scale) -> Exactness:
+    system, cost, x, y, state = problem
     probes = random_like(state, 1, PROBES)
-    asymmetry, mismatch, held = _probe(system, x, state, probes, dt)
+    asymmetry, mismatch, misplaced, held = _probe(
+        system, cost, x, y, state, probes, dt, scale
+    )
     return Exactness(
         float(jnp.max(asymmetry)),
-        float(jnp.max(mismatch)) if _learns_apart(system) else None,
+        float(jnp.max(mismatch)) if _learns_apart(problem[0]) else None,
+        float(jnp.max(misplaced)),
         float(jnp.mean(held)),
     )
 
 
 @eqx.filter_jit
-def _probe(system, x, state, probes, dt):
-    def one(x, s, probes):
+def _probe(system, cost, x, y, state, probes, dt, scale):
+    def one(example):
+        x, y, s, probes, diagonal = example
         free = projector(system, x, s, dt)
+        scaled = scaling(system, x, s, diagonal)
         probes = jax.vmap(free)(probes)
         ones = free(jax.tree.map(jnp.ones_like, s))
         moving = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(ones))
         held = 1 - moving / sum(leaf.size for leaf in jax.tree.leaves(s))
-        asymmetry = jax.vmap(lambda w: _asymmetry(system, x, s, free, w))(probes)
+        asymmetry = jax.vmap(lambda w: _asymmetry(system, x, s, free, scaled, w))(
+            probes
+        )
         mismatch = jnp.zeros(PROBES)
         if _learns_apart(system):
-            mismatch = jax.vmap(lambda w: _mismatch(system, x, s, w))(probes)
-        return jnp.max(asymmetry), jnp.max(mismatch), held
+            mismatch = jax.vmap(lambda w: _mismatch(system, x, s, scaled, w))(probes)
+        # d/dβ of the nudged velocity is −M ∂C/∂s, wherever the nudge acts.
+        signal = scaled(error_signal(system, cost, x, y, s))
+        force = _nudge(system, cost, x, y, s)
+        misplaced = _relative(free(signal), free(jax.tree.map(jnp.negative, force)))
+        return jnp.max(asymmetry), jnp.max(mismatch), misplaced, held
 
     # One example after the other: a probe takes as much memory as the parameters.
-    return jax.lax.map(lambda example: one(*example), (x, state, probes))
+    return jax.lax.map(one, (x, y, state, probes, scale))
+
+
+def _nudge(system, cost, x, y, s) -> State:
+    """∂/∂β of the velocity nudged by β, at β = 0."""
+
+    def velocity(beta):
+        return Dynamics(system, x, cost, y, beta).velocity(s)
+
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(s)))
+    return jax.jvp(velocity, (zero,), (jnp.ones_like(zero),))[1]
 
 
 def _learns_apart(system: AbstractSystem) -> bool:
     """Whether something other than the velocity generates the rule."""
     return has_potential(system) or callable(getattr(system, "learning_field", None))
+
+
+def scaling(system: AbstractSystem, x: Any, s: State, diagonal: State | None):
+    """w ↦ S w of one example: a fitted diagonal, or M = ∂velocity/∂force."""
+    if diagonal is not None:
+        return lambda w: jax.tree.map(jnp.multiply, diagonal, w)
+
+    def velocity(force):
+        return system.forced_velocity(x, s, force)
+
+    zero = jax.tree.map(jnp.zeros_like, s)
+    return lambda w: jax.jvp(velocity, (zero,), (w,))[1]
 
 
 def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
@@ -109,24 +191,22 @@ def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
     return apply
 
 
-def _asymmetry(system, x, s, free, w) -> Array:
+def _asymmetry(system, x, s, free, scaled, w) -> Array:
     def velocity(u):
         return system.velocity(x, u)
 
-    forward = free(jax.jvp(velocity, (s,), (w,))[1])
-    backward = free(jax.vjp(velocity, s)[1](w)[0])
+    forward = free(jax.jvp(velocity, (s,), (scaled(w),))[1])
+    backward = free(scaled(jax.vjp(velocity, s)[1](w)[0]))
     return _relative(forward, backward)
 
 
-def _mismatch(system, x, s, w) -> Array:
-    """Of ∂/∂θ ⟨what learns, w⟩ against ∂/∂θ ⟨velocity, w⟩, the worst parameter."""
+def _mismatch(system, x, s, scaled, w) -> Array:
+    """Of ∂/∂θ ⟨what learns, S w⟩ against ∂/∂θ ⟨velocity, w⟩, the worst parameter."""
     params, static = eqx.partition(system, eqx.is_inexact_array)
+    moved = scaled(w)
 
     def of_rule(params):
-        model = eqx.combine(params, static)
-        if has_potential(model):
-            return -inner(jax.grad(lambda u: model.potential(x, u))(s), w)
-        return inner(learning_field(model)(x, s), w)
+        return inner(_learning(eqx.combine(params, static), x, s), moved)
 
     def of_velocity(params):
         return inner(eqx.combine(params, static).velocity(x, s), w)
@@ -138,16 +218,92 @@ def _mismatch(system, x, s, w) -> Array:
     )
     # Relative to all parameters: one that acts on nothing here differs by rounding.
     pairs = list(pairs)
+    if not pairs:
+        return jnp.zeros(())
     off = jnp.stack([norm(a - b) for a, b in pairs])
     size = jnp.stack([norm(a) + norm(b) for a, b in pairs])
     floor = 1e-6 * jnp.max(size)
     return jnp.max(off / jnp.where(size > floor, size, jnp.where(floor > 0, floor, 1)))
 
 
+def _learning(system, x, s) -> State:
+    """−∂potential/∂s, or the field of the vector-field rule."""
+    if not has_potential(system):
+        return learning_field(system)(x, s)
+    return jax.tree.map(
+        jnp.negative, state_gradient(lambda u: system.potential(x, u), s)
+    )
+
+
 def _relative(a: State, b: State) -> Array:
+    """‖a − b‖ / (‖a‖ + ‖b‖), at any scale."""
+    biggest = jnp.maximum(largest(a), largest(b))
+    a, b = jax.tree.map(lambda u: u / jnp.where(biggest == 0, 1, biggest), (a, b))
     size = norm(a) + norm(b)
     off = norm(jax.tree.map(jnp.subtract, a, b))
     return off / jnp.where(size == 0, 1, size)
+
+
+def _fitted(problem) -> tuple[State, tuple[float, float]]:
+    """The diagonal D of velocity = −D ∂potential/∂s, and its range under the nudge."""
+    system, cost, x, y, state = problem
+    params = eqx.filter(system, eqx.is_inexact_array)
+    random = np.random.default_rng(6)
+    thetas = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(size=(PROBES, *leaf.shape)), leaf.dtype),
+        params,
+    )
+    probes = random_like(state, 7, PROBES)
+    scale, signals = _fit(system, cost, x, y, state, thetas, probes)
+    floor = 1e-9 * float(jnp.max(jnp.stack([largest(signals)])))
+    touched = [
+        np.asarray(d)[np.abs(np.asarray(c)) > floor]
+        for d, c in zip(jax.tree.leaves(scale), jax.tree.leaves(signals), strict=True)
+    ]
+    values = np.concatenate([np.ravel(part) for part in touched])
+    if not values.size:
+        return scale, (1.0, 1.0)
+    return scale, (float(values.min()), float(values.max()))
+
+
+@eqx.filter_jit
+def _fit(system, cost, x, y, state, thetas, probes):
+    """D by least squares on ∂v/∂θ against −∂²P/∂s∂θ; without parameters, on ∂v/∂s."""
+    params, static = eqx.partition(system, eqx.is_inexact_array)
+
+    def one(example):
+        x, y, s, probes = example
+        energy = energy_of(system)
+
+        def along(theta):
+            def both(params):
+                model = eqx.combine(params, static)
+                return model.velocity(x, s), _learning(model, x, s)
+
+            return jax.jvp(both, (params,), (theta,))[1]
+
+        def across(w):
+            def both(u):
+                force = state_gradient(lambda r: energy(x, r), u)
+                return system.velocity(x, u), jax.tree.map(jnp.negative, force)
+
+            return jax.jvp(both, (s,), (w,))[1]
+
+        def ratio(a, b, c, d):
+            known = jnp.sum(b * b, 0)
+            other = jnp.sum(d * d, 0)
+            used = known > 1e-20 * jnp.max(known, initial=0)
+            by_state = jnp.sum(c * d, 0) / jnp.where(other == 0, 1, other)
+            by_state = jnp.where(other == 0, 1, by_state)
+            return jnp.where(
+                used, jnp.sum(a * b, 0) / jnp.where(used, known, 1), by_state
+            )
+
+        by_parameter, by_state = jax.lax.map(along, thetas), jax.lax.map(across, probes)
+        scale = jax.tree.map(ratio, *by_parameter, *by_state)
+        return scale, error_signal(system, cost, x, y, s)
+
+    return jax.lax.map(one, (x, y, state, probes))
 
 
 @eqx.filter_jit

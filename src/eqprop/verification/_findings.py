@@ -1,4 +1,4 @@
-"""What a verification has found so far: numbers, failures, notes, and the verdict."""
+"""Collect what a verification finds, and give its verdict."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,11 @@ from ._verification import (
 
 @dataclasses.dataclass
 class Findings:
-    """Collects checks, table rows and sentences while a verification proceeds."""
+    """Checks, table rows and sentences found while a verification proceeds.
+
+    `failures` decide the verdict; `warnings` are added to one that holds; `notes` are
+    everything else worth knowing.
+    """
 
     system: str
     kind: str
@@ -25,6 +29,7 @@ class Findings:
     rows: list[Row] = dataclasses.field(default_factory=list)
     failures: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     promise: str = ""
     sweeps: tuple[Sweep, ...] = ()
@@ -60,7 +65,9 @@ class Findings:
         """Everything found, and the verdict."""
         holds = not self.failures
         verdict = (
-            f"HOLDS: {self.promise}" if holds else f"DOES NOT HOLD: {self.failures[0]}"
+            " But ".join([f"HOLDS: {self.promise}", *self.warnings])
+            if holds
+            else f"DOES NOT HOLD: {self.failures[0]}"
         )
         return Verification(
             system=self.system,

@@ -4,6 +4,7 @@ dJ/dθ·d ≈ (J(θ + h d) − J(θ − h d)) / 2h, where J is the cost of the s
 perturbed system settles to.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -16,32 +17,45 @@ from ..estimators._step import through_step
 from ..systems._base import AbstractSystem
 from ..systems._total_energy import batch_costs
 from ._fixed_point import FixedPoint, random_like, settle
-from ._metrics import flat
+from ._metrics import length_of, named_leaves
 
 STEPS = (1e-5, 1e-4, 1e-6)
 LEAVES = 24
 """parameters (arrays) tested at most"""
+KINK = 1e-2
+"""relative difference of the slopes on both sides that shows a kink"""
 
 
-def finite_difference_error(
+@dataclasses.dataclass(frozen=True)
+class SettledSlopes:
+    """The exact gradient against finite differences, in the worst parameter array.
+
+    - `error`: relative; `parameter`: the array's name.
+    - `kink`: whether the settled cost has two slopes there, on both sides.
+    - `without`: parameters without any derivative (frozen, or unused), left out.
+    """
+
+    error: float
+    parameter: str
+    kink: bool
+    without: list[str]
+
+
+def settled_slopes(
     system: AbstractSystem,
     cost: Any,
     x: PyTree[Array],
     y: PyTree[Array],
     point: FixedPoint,
     grads: tuple[PyTree, PyTree],
-) -> tuple[float, list[str]]:
-    """The worst relative error of `grads` along one direction per parameter array.
+) -> SettledSlopes:
+    """Compare `grads` along one direction for each parameter array.
 
     Of three h the best counts: one may be lost in rounding, or cross a unit's bound.
-    Parameters of which nothing has a derivative (frozen by `stop_gradient`, or unused)
-    are left out.
-
-    **Returns:** the error, and the names of those left out.
     """
     params, static = eqx.partition((system, cost), eqx.is_inexact_array)
     leaves, treedef = jax.tree.flatten(params)
-    slopes = jax.tree.leaves(grads)
+    gradients = jax.tree.leaves(grads)
 
     def settled_cost(number, direction, h):
         moved = list(leaves)
@@ -52,34 +66,38 @@ def finite_difference_error(
 
     active = _active(system, cost, x, y, point)
     here = settled_cost(0, 0 * leaves[0], 0.0)
-    total = float(np.linalg.norm(flat(grads)))
-    worst = 0.0
+    total = length_of(grads)
+    names = [name for name, _ in named_leaves(params[0])]
+    names += [name for name, _ in named_leaves(params[1], "cost.")]
+    worst = SettledSlopes(0.0, "", False, [])
     chosen = np.linspace(0, len(leaves) - 1, min(len(leaves), LEAVES)).astype(int)
     for number in chosen:
         if not active[number]:
             continue
-        g = slopes[number]
+        g = gradients[number]
         direction = _direction(g, int(number))
         expected = float(np.sum(np.asarray(g) * direction))
         # A parameter without effect here is held to the size of all the others.
-        size = max(float(np.linalg.norm(g)), 1e-6 * total)
-        off = np.inf
+        size = max(length_of(g), 1e-6 * total)
+        best, kink = np.inf, False
         for h in STEPS:
             up = settled_cost(number, direction, h)
             down = settled_cost(number, direction, -h)
             noise = 1e-14 * (abs(here) + total) / h
-            wrong = max(abs((up - down) / (2 * h) - expected) - noise, 0.0)
-            off = min(off, wrong / size if wrong else 0.0)
-            if off < 1e-7:
+            slope = (up - down) / (2 * h)
+            wrong = max(abs(slope - expected) - noise, 0.0)
+            # A gradient of exactly 0 has the slope's own size for a scale.
+            scale = size or abs(slope)
+            off = wrong / scale if wrong else 0.0
+            if off < best:
+                bend = abs(up - 2 * here + down) / h - 2 * noise
+                best, kink = off, bend > KINK * max(scale, abs(slope))
+            if best < 1e-7:
                 break
-        worst = max(worst, off)
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    without = [
-        jax.tree_util.keystr(path[1:]).lstrip(".")
-        for (path, _), used in zip(paths, active, strict=True)
-        if not used
-    ]
-    return worst, without
+        if not best <= worst.error:
+            worst = SettledSlopes(best, names[number], kink, [])
+    without = [name for name, used in zip(names, active, strict=True) if not used]
+    return dataclasses.replace(worst, without=without)
 
 
 def _active(system, cost, x, y, point: FixedPoint) -> list[bool]:
@@ -99,10 +117,14 @@ def _direction(g: Array, number: int) -> Array:
     slope = np.asarray(g)
     draw = np.random.default_rng(number).normal(size=slope.shape)
     # Never against the gradient, where the two could cancel.
-    draw = draw if np.sum(draw * slope) >= 0 else -draw
-    size = np.linalg.norm(slope)
-    direction = draw / np.linalg.norm(draw) + slope / (size or 1.0)
-    return jnp.asarray(direction / np.linalg.norm(direction), slope.dtype)
+    draw = draw if np.sum(draw * _unit(slope)) >= 0 else -draw
+    direction = _unit(draw) + _unit(slope)
+    return jnp.asarray(_unit(direction), slope.dtype)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """The direction of an array; zeros stay zeros."""
+    return values / (length_of(values) or 1.0)
 
 
 @eqx.filter_jit

@@ -15,9 +15,11 @@ from ..relaxations._euler import Euler
 from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem, State
 
 GOOD = 1e-10
-"""residual (velocity, float64) with which a theorem can be tested"""
+"""residual (velocity, float64) with which a theorem can be tested, times `unit`"""
 STABLE = 1 - 1e-7
 """spectral radius below which a step contracts"""
+SLOW = 0.99
+"""spectral radius above which a larger dt is looked for"""
 FINE = 1e-13
 """residual above which Newton's method is tried"""
 NEWTON = 8
@@ -26,6 +28,15 @@ BEST = 2e-15
 CHUNK = 500
 LIMIT = 60_000
 """Euler steps spent on one fixed point"""
+
+
+HALVINGS = 10
+"""dt is tried down to 2⁻¹⁰, then at the scale of the spectral radius"""
+
+
+def unit(dt: float) -> float:
+    """The velocity that counts as 1: more for dynamics faster than dt = 2⁻¹⁰."""
+    return max(1.0, 2.0**-HALVINGS / dt) if dt <= 1 else 1 / dt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +58,12 @@ class FixedPoint:
     @property
     def settled(self) -> bool:
         """Whether a theorem can be tested here."""
-        return self.residual <= GOOD
+        return self.residual <= self.limit
+
+    @property
+    def limit(self) -> float:
+        """The largest residual with which one can."""
+        return GOOD * unit(self.dt)
 
 
 def find_fixed_point(
@@ -60,7 +76,9 @@ def find_fixed_point(
     """Settle a batch as far as its arithmetic allows.
 
     Without a relaxation Euler steps of `dt`, or of the largest dt = 1, ½, ¼, … that
-    settles: from 1 for maps and primitives, from ½ for flows.
+    settles: from 1 for maps and primitives, from ½ for flows.  Where none down to 2⁻¹⁰
+    settles, or the state moves too slowly even at 1, dt is taken from the spectral
+    radius of ∂velocity/∂s.
     """
     if relaxation is not None:
         step = dt if dt is not None else getattr(relaxation, "dt", None)
@@ -68,16 +86,47 @@ def find_fixed_point(
         if step is None and point.settled:
             point = _contracting(system, x, point)
         return point
-    discrete = isinstance(system, AbstractMap | AbstractPrimitive)
-    sizes = [dt] if dt is not None else [2.0**-n for n in range(not discrete, 11)]
     points = []
-    for size in sizes:
-        points.append(_settle(system, x, Euler(dt=size, steps=CHUNK), start, size))
-        # At a radius of 1 there is a flat direction, which no other dt would change.
-        if points[-1].settled and points[-1].radius < 1 + 1e-6:
-            return points[-1]
+
+    def found(sizes) -> FixedPoint | None:
+        for size in sizes:
+            points.append(_settle(system, x, Euler(dt=size, steps=CHUNK), start, size))
+            if points[-1].settled and points[-1].radius < SLOW:
+                return points[-1]
+            if points[-1].settled and points[-1].radius < 1 + 1e-6:
+                return None  # slow or flat at any smaller dt too
+        return None
+
+    if dt is not None:
+        return found([dt]) or points[0]
+    discrete = isinstance(system, AbstractMap | AbstractPrimitive)
+    point = found(2.0**-n for n in range(not discrete, HALVINGS + 1))
+    if point is None:
+        begin = _start(system, x) if start is None else start
+        reached = [p.state for p in points if np.isfinite(p.residual)]
+        point = found(scaled_sizes(system, x, [begin, *reached]))
     # None that steps lead to: a point that Newton's method found, or the best there is.
-    return min(points, key=lambda p: p.residual if p.residual >= 0 else np.inf)
+    return point or min(points, key=_shortfall)
+
+
+def _shortfall(point: FixedPoint) -> float:
+    """The residual in units of what would do."""
+    return point.residual / point.limit if point.residual >= 0 else np.inf
+
+
+def scaled_sizes(system, x, states) -> list[float]:
+    """dt near 1/ρ, ρ the largest spectral radius of ∂velocity/∂s at the `states`.
+
+    Powers of two that are not between 2⁻¹⁰ and 1: down to 1/64ρ where the dynamics is
+    fast, as ρ may grow on the way; from 1/ρ where it is slow.
+    """
+    radii = [float(np.max(_rate(system, x, s, random_like(s, 0)))) for s in states]
+    radius = max((r for r in radii if np.isfinite(r)), default=0.0)
+    if not radius:
+        return []
+    largest = 2.0 ** np.floor(-np.log2(radius))
+    sizes = [float(largest * 2.0**-n) for n in range(7)]
+    return [s for s in sizes if s < 2.0**-HALVINGS or (s > 1 and s >= largest / 2)]
 
 
 def _settle(system, x, relaxation, start, dt) -> FixedPoint:
@@ -99,7 +148,9 @@ def settle(
 
     **Returns:** the state, its residual and status in the worst example, the steps.
     """
-    chunk = dataclasses.replace(relaxation, steps=CHUNK, tol=BEST)  # type: ignore[call-arg]
+    scale = unit(float(getattr(relaxation, "dt", 1.0)))
+    best, good, fine = BEST * scale, GOOD * scale, FINE * scale
+    chunk = dataclasses.replace(relaxation, steps=CHUNK, tol=best)  # type: ignore[call-arg]
     if start is None:
         start = _start(system, x)
     state, steps, residual = start, 0, np.inf
@@ -110,14 +161,14 @@ def settle(
         worst = int(np.argmax(_nan_last(found.residual)))
         previous, residual = residual, float(found.residual[worst])
         state, status = found.state, Status(int(found.status[worst]))
-        if not np.isfinite(residual) or residual <= BEST:
+        if not np.isfinite(residual) or residual <= best:
             break
         # At rounding nothing falls any more; far from it a slow fall must go on.
-        if residual > previous * (0.5 if previous < GOOD else 0.98):
+        if residual > previous * (0.5 if previous < good else 0.98):
             break
-    if np.isfinite(residual) and residual > FINE:
+    if np.isfinite(residual) and residual > fine:
         state, residual = _newton(system, x, relaxation, state, residual)
-    return state, residual, Status.settled if residual <= GOOD else status, steps
+    return state, residual, Status.settled if residual <= good else status, steps
 
 
 def _newton(system, x, relaxation, state, residual) -> tuple[State, float]:
@@ -154,10 +205,11 @@ def _start(system, x) -> State:
 
 def _contracting(system, x, point: FixedPoint) -> FixedPoint:
     """The same point with the largest dt ≤ 1 at which Euler steps contract there."""
-    for n in range(11):
-        radius = _spectral_radius(system, x, point.state, 2.0**-n)
+    sizes = [2.0**-n for n in range(HALVINGS + 1)]
+    for size in [*sizes, *scaled_sizes(system, x, [point.state])]:
+        radius = _spectral_radius(system, x, point.state, size)
         if radius < STABLE:
-            return dataclasses.replace(point, dt=2.0**-n, radius=radius)
+            return dataclasses.replace(point, dt=size, radius=radius)
     return point
 
 
@@ -173,21 +225,41 @@ def _spectral_radius(system, x, state, dt, iterations: int = 100) -> float:
 
 @eqx.filter_jit
 def _growth(system, x, state, probe, dt, iterations) -> Array:
-    """Power iteration with ∂F/∂s; the mean growth of its last half."""
+    """The largest growth per step, by power iteration with ∂F/∂s."""
 
     def one(x, s, probe):
-        def push(v, _):
-            moved = jax.jvp(step_map(system, x, dt), (s,), (v,))[1]
-            size = norm(moved)
-            safe = jnp.where(size == 0, 1, size)
-            return jax.tree.map(lambda u: u / safe, moved), size
-
-        sizes = jax.lax.scan(push, probe, None, length=iterations)[1]
-        last = sizes[iterations // 2 :]
-        # A probe that a unit's bound has wiped out does not grow.
-        return jnp.where(jnp.any(last == 0), 0.0, jnp.exp(jnp.mean(jnp.log(last))))
+        step = step_map(system, x, dt)
+        return _power(lambda v: jax.jvp(step, (s,), (v,))[1], probe, iterations)
 
     return jax.vmap(one)(x, state, probe)
+
+
+@eqx.filter_jit
+def _rate(system, x, state, probe) -> Array:
+    """The spectral radius of ∂velocity/∂s (1 / time constant)."""
+
+    def one(x, s, probe):
+        def velocity(u):
+            return system.velocity(x, u)
+
+        return _power(lambda v: jax.jvp(velocity, (s,), (v,))[1], probe, 50)
+
+    return jax.vmap(one)(x, state, probe)
+
+
+def _power(linear, probe, iterations: int) -> Array:
+    """The mean growth of the last half of a power iteration."""
+
+    def push(v, _):
+        moved = linear(v)
+        size = norm(moved)
+        safe = jnp.where(size == 0, 1, size)
+        return jax.tree.map(lambda u: u / safe, moved), size
+
+    sizes = jax.lax.scan(push, probe, None, length=iterations)[1]
+    last = sizes[iterations // 2 :]
+    # A probe that a unit's bound has wiped out does not grow.
+    return jnp.where(jnp.any(last == 0), 0.0, jnp.exp(jnp.mean(jnp.log(last))))
 
 
 def _nan_last(residual: Any) -> np.ndarray:

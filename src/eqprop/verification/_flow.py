@@ -222,6 +222,7 @@ def truncation(
         )
     a = jnp.concatenate([g.reshape(len(g), -1) for g in course], axis=1)
     b = jnp.concatenate([jnp.ravel(g) for g in exact])
+    a, b = (v / jnp.max(jnp.abs(v), initial=0) for v in (a, b))  # no square underflows
     size = jnp.linalg.norm(a, axis=1, keepdims=True)
     size = jnp.where(size > jnp.finfo(size.dtype).eps ** 0.5 * size.max(), size, 0)
     a, b = a / size, b / jnp.linalg.norm(b)

@@ -1,122 +1,29 @@
-"""What theory promises, held against what was measured, and the reasons in words."""
+"""Compare what theory promises with what was measured, and give the reasons in words.
+
+Each function adds checks, failures and notes to `Findings`.  Why a promise of EP
+itself fails is explained in `_causes`.
+"""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from ..estimators import Gradient
-from ..relaxations._base import AbstractRelaxation, Equilibrium, Status
 from ..systems._base import AbstractMap, AbstractSystem, has_potential
-from ._exactness import Exactness
-from ._fixed_point import FixedPoint, GOOD, STABLE
-from ._metrics import Agreement, agreement, flat, relative_error
+from . import _causes
+from ._derivatives import LIMIT as DERIVATIVE, Slope
+from ._exactness import Exactness, TOLERANCE
+from ._finite_differences import SettledSlopes
 from ._findings import Findings
+from ._fixed_point import unit
+from ._metrics import Agreement, agreement, flat, relative_error
 from ._verification import number, Sweep
 
 IDENTITY = 1e-10
 FINITE_DIFFERENCE = 1e-6
 SLOPE = 0.05
-
-
-def free_phase(
-    found: Findings,
-    free: AbstractRelaxation,
-    first: Equilibrium,
-    point: FixedPoint,
-    more: int | None,
-) -> None:
-    """The caller's own free phase: every example must end settled."""
-    status = np.asarray(first.status)
-    wrong = int(np.sum(status != Status.settled))
-    residual = float(np.max(np.asarray(first.residual)))
-    found.facts["free_residual"] = residual
-    if not wrong:
-        found.add("free phase settled", residual, "settled", "holds")
-        return
-    found.add("free phase settled", residual, "settled", "fails")
-    advice = "see the dynamics below"
-    if point.settled and more is not None:
-        advice = f"{more} more steps settle it: use steps={free.steps + more}"
-    found.failures.append(
-        f"the free phase has not settled: after {free.steps} steps {wrong} of "
-        f"{len(status)} examples move on, residual {number(residual)} (velocity); "
-        f"{advice}."
-    )
-
-
-def unsettled(found: Findings, point: FixedPoint, calmer: FixedPoint) -> None:
-    """There is no fixed point to test a theorem at; say why and what to do."""
-    name = {
-        Status.diverged: "diverges",
-        Status.oscillating: "oscillates with period 2",
-    }.get(point.status, "does not settle")
-    advice = (
-        "No dt tried, down to 2⁻¹⁰, settles it: there is no stable fixed point here, "
-        "or it is approached too slowly to tell"
-    )
-    if calmer.settled and calmer.radius < STABLE:
-        advice = f"With Euler steps of dt={calmer.dt:g} it settles"
-    elif 1e-9 < point.residual < 1e-5:
-        advice = (
-            "A residual of this size is that of single precision: look for a float32 "
-            "cast inside the model"
-        )
-    found.add("residual of the fixed point", point.residual, f"≤ {GOOD:g}", "fails")
-    found.failures.append(
-        f"the dynamics {name} at dt={point.dt:g}: residual {number(point.residual)} "
-        f"(velocity) after {point.steps} steps. {advice}."
-    )
-
-
-def settled(
-    found: Findings, point: FixedPoint, outside: float, contracting: float | None
-) -> bool:
-    """The fixed point: residual, allowed by `project`, stable under the step.
-
-    **Returns:** whether anything can be measured there.
-    """
-    found.facts.update(
-        residual=point.residual,
-        spectral_radius=point.radius,
-        dt=point.dt,
-        settling_steps=point.steps,
-    )
-    found.check("residual of the fixed point", point.residual, GOOD)
-    found.check(
-        "distance of s⁰ from project(s⁰)",
-        outside,
-        IDENTITY,
-        "the settled state is not one that `project` allows: the relaxation left the "
-        "projection out.",
-    )
-    if contracting is not None:
-        why = f"RBP and the nudged phase do not converge: use dt={contracting:g}"
-    elif point.radius > 1 + 1e-6:
-        why = (
-            "the fixed point is unstable (a saddle or a maximum), at every dt: let "
-            "init_state start elsewhere"
-        )
-    else:
-        why = "the state has a direction without restoring force: give it a curvature"
-    return found.check(
-        "spectral radius of the step",
-        point.radius,
-        STABLE,
-        f"the spectral radius of the step at s⁰ is {point.radius:.9g} with "
-        f"dt={point.dt:g}; {why}.",
-        strict=True,
-    )
-
-
-def several(found: Findings, count: int) -> None:
-    """Other starts, other fixed points: nothing is wrong, but worth knowing."""
-    if count:
-        found.notes.append(
-            f"there are several fixed points: {count} of {found.facts['examples']} "
-            "examples settle elsewhere from a displaced start. Gradients are those of "
-            "the fixed point that init_state leads to."
-        )
+EXACT = 1e-6
+"""relative error of EP's limit that counts as exact"""
 
 
 def adjoint(found: Findings, residual: float, accurate: bool) -> bool:
@@ -136,29 +43,68 @@ def adjoint(found: Findings, residual: float, accurate: bool) -> bool:
     return accurate
 
 
-def finite_differences(
-    found: Findings, off: float, reference: Any, without: list[str]
-) -> None:
+def derivatives(found: Findings, slopes: list[Slope]) -> bool:
+    """JAX's derivative of each function against finite differences of its values."""
+    if not slopes:
+        return True
+    return found.check(
+        "each function's derivative against finite differences",
+        max(slope.error for slope in slopes),
+        DERIVATIVE,
+        _causes.derivatives([slope for slope in slopes if slope.wrong]),
+    )
+
+
+def finite_differences(found: Findings, slopes: SettledSlopes, explained: bool) -> None:
     """The exact gradient against the settled cost itself."""
     found.check(
         "implicit against finite differences",
-        off,
+        slopes.error,
         FINITE_DIFFERENCE,
-        f"the implicit gradient is off the finite differences of the settled cost by "
-        f"{number(off)}: the settled cost is not differentiable here (a unit at the "
-        "very edge of its bound, a kink of the energy), or implicit differentiation "
-        "is wrong.",
+        _causes.settled_cost(slopes, explained),
     )
-    if without:
+    if slopes.without:
         found.notes.append(
-            "without a derivative at s⁰ (frozen, unused, or behind units held "
-            f"or dead): {', '.join(without)}."
+            "without a derivative at s⁰ (frozen, unused, or acting only on units that "
+            f"are held or dead): {', '.join(slopes.without)}."
         )
+
+
+def zero_gradient(found: Findings, reference: Any) -> None:
+    """∂C/∂s is not 0, and no parameter has a gradient."""
     if not flat(reference).any():
         found.notes.append(
-            "the exact gradient is zero: no free unit that the parameters act on "
-            "reaches the prediction at s⁰ (all held at their bounds, or dead)."
+            "the exact gradient is zero: at s⁰ no parameter acts on the prediction "
+            "through a unit that is free to move (all are held at bounds, or dead)."
         )
+
+
+def no_signal(found: Findings, signal: float, slopes: list[Slope]) -> None:
+    """∂C/∂s is 0 in every example: is the model to blame, or are the targets met?"""
+    flat = [
+        slope
+        for slope in slopes
+        if slope.flat
+        and (slope.function, slope.argument)
+        in {("readout", "s"), ("cost", "prediction"), ("total energy", "s")}
+    ]
+    if flat:
+        found.failures.append(
+            f"the {flat[0].function} does not change with the {_what(flat[0])} "
+            "anywhere near s⁰, so no learning rule gets an error signal: it rounds, "
+            "compares or takes an argmax, or its units are dead. Use a smooth function."
+        )
+    if found.failures:
+        return
+    found.promise = "the cost has no gradient at s⁰ in any example: nothing to test."
+    found.notes.append(
+        f"|∂C/∂s| is {signal:.2g} at most: the targets are met, so every gradient "
+        "is zero but for rounding; verify on other examples."
+    )
+
+
+def _what(slope: Slope) -> str:
+    return "state" if slope.argument == "s" else slope.argument
 
 
 def references(
@@ -196,56 +142,63 @@ def identity(found: Findings) -> float:
     """What may be left of an identity: more where ∂C/∂s is hardly above rounding."""
     facts = found.facts
     slow = 1 / max(1 - facts["spectral_radius"], 1e-6)
-    return max(IDENTITY, 100 * facts["residual"] * slow / max(facts["signal"], 1e-300))
+    residual = facts["residual"] / unit(facts["dt"])
+    return max(IDENTITY, 100 * residual * slow / max(facts["signal"], 1e-300))
 
 
-def own_estimator(
-    found: Findings, name: str, gradient: Gradient, agrees: Agreement
-) -> None:
-    """An estimator of the caller's: where it stands, and what its free phase left."""
-    status = np.asarray(gradient.equilibrium.status)
-    share = float(np.mean(status == Status.settled))
-    residual = float(np.max(np.asarray(gradient.equilibrium.residual)))
-    found.notes.append(
-        f"{name}: error {number(agrees.error)}, angle {number(agrees.angle)}° to the "
-        f"exact gradient; its free phase settles {100 * share:.0f} % of the examples "
-        f"(residual {number(residual)})."
-    )
+def exactness(
+    found: Findings,
+    system: AbstractSystem,
+    probe: Exactness,
+    limit: Agreement,
+    bounds: list[str],
+) -> bool:
+    """Whether EP's limit is the exact gradient here; if not, why.
 
-
-def exactness(found: Findings, system: AbstractSystem, probe: Exactness) -> None:
-    """EP's two conditions: promised, declared absent, or measured."""
+    The gradient decides.  EP's sufficient conditions explain: a violation is a failure
+    only if the gradient is wrong, and the system does not declare EP approximate.
+    """
+    exact = limit.error <= max(EXACT, identity(found))
+    declared = isinstance(system, AbstractMap) or not has_potential(system)
     found.facts.update(
-        asymmetry=probe.asymmetry, mismatch=probe.mismatch, held=probe.held
+        asymmetry=probe.asymmetry,
+        mismatch=probe.mismatch,
+        misplaced=probe.misplaced,
+        held=probe.held,
+        limit_error=limit.error,
     )
+    name = "EP's limit (β → 0) against implicit"
+    if exact or not declared:
+        outcome = "holds" if exact else "fails"
+        found.add(name, limit.error, f"≤ {EXACT:g}", outcome)
+    else:
+        found.measure(name, limit.error)
+    scale = "" if probe.scale is None else "D "
+    rule = (
+        f"{scale}∂²potential/∂θ∂s against −∂velocity/∂θ"
+        if has_potential(system)
+        else "∂learning_field/∂θ against ∂velocity/∂θ"
+    )
+    for name, value in (
+        (f"asymmetry of ∂velocity/∂s{scale and ' D'}", probe.asymmetry),
+        (rule, probe.mismatch),
+        ("nudge against the one that EP needs", probe.misplaced),
+    ):
+        if value is None:
+            continue
+        kept = value <= TOLERANCE
+        if declared or (exact and not kept):
+            found.measure(name, value)
+        else:
+            outcome = "holds" if kept else "fails"
+            found.add(name, value, f"≤ {TOLERANCE:g}", outcome)
+    if not exact and not declared:
+        found.failures.append(_causes.inexact(probe, limit, bounds))
+    if exact:
+        found.notes += _causes.exact(probe, bounds, found.facts["examples"])
     if probe.held == 1:
         found.notes.append("every unit is held at a bound by `project` at s⁰.")
-    if isinstance(system, AbstractMap) or not has_potential(system):
-        found.measure("asymmetry of ∂velocity/∂s", probe.asymmetry)
-        if probe.mismatch is not None:
-            rule = (
-                "−∂²potential/∂θ∂s" if has_potential(system) else "∂learning_field/∂θ"
-            )
-            found.measure(f"{rule} against ∂velocity/∂θ", probe.mismatch)
-        return
-    found.check(
-        "asymmetry of ∂velocity/∂s",
-        probe.asymmetry,
-        1e-8,
-        "refused: the Jacobian of the velocity is not symmetric "
-        f"(‖(J − Jᵀ)w‖ / (‖Jw‖ + ‖Jᵀw‖) = {number(probe.asymmetry)}), though the "
-        "system has a potential: EP's gradient is wrong for it. Derive the velocity "
-        "from the potential, or write it as an AbstractVectorField.",
-    )
-    found.check(
-        "∂²potential/∂θ∂s against −∂velocity/∂θ",
-        float(probe.mismatch or 0.0),
-        1e-8,
-        "refused: the potential does not generate the velocity "
-        f"(∂²potential/∂θ∂s and −(∂velocity/∂θ)ᵀ differ by {number(probe.mismatch)}), "
-        "so EP's rule is not this system's. Mend one of the two, or write it as an "
-        "AbstractVectorField, or as an AbstractMap if that is meant.",
-    )
+    return exact
 
 
 def regime(sweeps: tuple[Sweep, ...]) -> tuple[float, float]:
@@ -257,16 +210,28 @@ def regime(sweeps: tuple[Sweep, ...]) -> tuple[float, float]:
     return low, max(min((order.high for order in orders), default=max(betas)), low)
 
 
-def exact_rule(found: Findings, grads: dict[str, Any], other: str, beta: float) -> None:
+def exact_rule(
+    found: Findings,
+    probe: Exactness,
+    grads: dict[str, Any],
+    other: str,
+    beta: float,
+) -> None:
     """EP is exact in the limit: orders in β, and the table's rows."""
-    found.promise = (
-        "EP computes the exact gradient of this system as β → 0, and its temporal "
-        "derivatives are RBP's and BPTT's error at every step."
-    )
-    for sweep in found.sweeps:
+    found.promise = "EP computes the exact gradient of this system as β → 0"
+    if probe.exact:
+        times = "" if probe.scale is None else " times D"
+        found.promise += (
+            ", and its temporal derivatives are RBP's and BPTT's error"
+            f"{times} at every step"
+        )
+    found.promise += "."
+    # Without the conditions only the limit is exact, not each step on the way.
+    for sweep in found.sweeps if probe.exact else ():
         order, what = sweep.order, f"EP {sweep.nudging}, {sweep.quantity}"
         # An error that stops falling is a floor, unless rounding explains it.
-        rounding = 1e-12 / max(found.facts["signal"] * order.low, 1e-300)
+        force = min(found.facts["signal"], found.facts["moved"])
+        rounding = 1e-12 / max(force * order.low, 1e-300)
         limit = (1e-4 if sweep.nudging == "one-sided" else 1e-6) + rounding
         falling = order.low <= 1.01 * min(sweep.betas)
         fine = order.holds(SLOPE) and (falling or order.smallest <= limit)
@@ -285,6 +250,22 @@ def exact_rule(found: Findings, grads: dict[str, Any], other: str, beta: float) 
             allowed,
             _wrong_beta(name, off, beta, found.sweeps),
         )
+
+
+def single_parameters(found: Findings) -> None:
+    """Parameters that are far off in a gradient that is near as a whole."""
+    for name in dict.fromkeys(row.estimator for row in found.rows):
+        rows = [row for row in found.rows if row.estimator == name]
+        *parts, whole = sorted(rows, key=lambda row: row.parameter == "all")
+        off = [(row.agreement.angle, row.parameter) for row in parts]
+        angle, parameter = max(off, key=lambda o: np.nan_to_num(o[0]), default=(0, ""))
+        if whole.agreement.angle <= _causes.FAR < angle:
+            found.notes.append(
+                f"{name}: the gradient of {parameter} alone is {number(angle)}° "
+                "off. It is a small part of the whole gradient, which is "
+                f"{number(whole.agreement.angle)}° off: a smaller β or longer phases "
+                "matter for this parameter only."
+            )
 
 
 def order_of_estimator(
@@ -374,12 +355,15 @@ def biased_rule(
             strict=True,
         )
     elif not has_potential(system):
-        what = "a vector field with an asymmetric Jacobian: EP is biased"
+        what = "a vector field for which EP is biased"
         found.measure("EP's angle to the exact gradient, degrees", agrees.angle)
         found.notes.append(
-            f"the Jacobian is not symmetric (asymmetry {number(probe.asymmetry)}), "
-            f"which explains EP's bias: the solve with J in place of Jᵀ (paper C, "
-            f"eqs 17–18) is {number(agrees.angle)}° off the exact gradient."
+            f"the Jacobian is not symmetric (asymmetry {number(probe.asymmetry)}): EP "
+            "solves with J in place of Jᵀ (paper C, eqs 17–18), which is "
+            f"{number(agrees.angle)}° off the exact gradient."
+            if not probe.symmetric
+            else f"EP is {number(agrees.angle)}° off the exact gradient: "
+            + _causes.words(probe)
         )
         if agrees.angle >= 90:
             found.notes.append(
@@ -389,6 +373,7 @@ def biased_rule(
         return
     found.promise = (
         f"RBP, BPTT and implicit differentiation agree. This is {what}, here by "
-        f"{number(agrees.angle)}° (error {number(agrees.error)}, signs "
-        f"{100 * agrees.signs:.1f} %)."
+        f"{number(agrees.angle)}° (error {number(agrees.error)}, norm × "
+        f"{number(agrees.ratio)}, signs {100 * agrees.signs:.1f} %)."
+        f"{_causes.biased(agrees.angle)}"
     )

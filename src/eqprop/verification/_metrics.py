@@ -21,30 +21,42 @@ class Agreement:
     - `angle`: between the two, in degrees; NaN if either is zero.
     - `signs`: share of the entries whose signs agree, of those that are not zero (to
       1e-9 of the largest) in both (paper D's recipe tool).
+    - `ratio`: ‖g‖ / ‖exact‖: 2 where the gradient is twice too long, whatever its
+      direction; NaN if the exact one is zero.
     """
 
     error: float
     angle: float
     signs: float
+    ratio: float = math.nan
 
 
 def agreement(found: PyTree[Array], exact: PyTree[Array]) -> Agreement:
     """Compare two gradients over all their leaves."""
     g, e = flat(found), flat(exact)
     with np.errstate(over="ignore", invalid="ignore"):  # a phase that diverged
-        size, length = float(np.linalg.norm(e)), float(np.linalg.norm(g))
-        off = float(np.linalg.norm(g - e))
-    error = off / size if size else (0.0 if off == 0 else float("inf"))
+        size, length, off = length_of(e), length_of(g), length_of(g - e)
+    error = off / size if size else (0.0 if off == 0 else math.inf)
+    ratio = length / size if size else math.nan
     # An entry that is 0 in both, up to rounding, has no sign to agree on.
     floor = NO_SIGN * np.max(np.abs(e), initial=0.0)
     used = (np.abs(g) > floor) | (np.abs(e) > floor)
     signs = float(np.mean(np.sign(g[used]) == np.sign(e[used]))) if used.any() else 1.0
     if not (np.isfinite(off) and size and length):
-        return Agreement(error, float("nan"), signs)
+        return Agreement(error, math.nan, signs, ratio)
     # Accurate for small angles, where arccos of a rounded 1 is not.
     u, v = g / length, e / size
     angle = 2 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
-    return Agreement(error, float(np.degrees(angle)), signs)
+    return Agreement(error, float(np.degrees(angle)), signs, ratio)
+
+
+def length_of(values: PyTree[Array]) -> float:
+    """‖values‖₂ over all leaves, at any scale: the squares of 1e-200 do not vanish."""
+    numbers = flat(values)
+    largest = float(np.max(np.abs(numbers), initial=0.0))
+    if not (np.isfinite(largest) and largest):
+        return largest
+    return largest * float(np.linalg.norm(numbers / largest))
 
 
 def relative_error(found: PyTree[Array], exact: PyTree[Array]) -> float:
@@ -62,6 +74,9 @@ def process_rmse(
     """√(Σ_t (a − b)² / max(Σ_t a², Σ_t b²)) per neuron or synapse (paper D, fig. 3)."""
     a, b = np.asarray(found), np.asarray(reference)
     with np.errstate(over="ignore", invalid="ignore"):  # a phase that diverged
+        largest = np.max(np.maximum(np.abs(a), np.abs(b)), 0, initial=0)
+        scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
+        a, b = a / scale, b / scale  # the squares of small numbers are 0
         size = np.maximum(np.sum(a**2, 0), np.sum(b**2, 0))
         off = np.sum((a - b) ** 2, 0)
     return np.sqrt(np.divide(off, size, out=np.zeros_like(off), where=size > 0))
@@ -91,12 +106,15 @@ class Order:
         return self.exact or low <= self.measured <= high
 
 
-def order_in_beta(betas: Any, errors: Any, expected: float) -> Order:
+def order_in_beta(
+    betas: Any, errors: Any, expected: float, moved: float = 1.0
+) -> Order:
     """Fit error ∝ β^p on the longest range of β on which p is constant.
 
     At large β higher orders show, or units meet their bounds; at small β rounding.
     Between them the logarithmic slope is constant.  At least four values of β must
-    lie there.
+    lie there.  An error is lost in rounding where it times the displacement of the
+    state, β · `moved`, is below `ROUNDING`.
     """
     order = np.argsort(betas)
     betas, errors = np.asarray(betas)[order], np.asarray(errors)[order]
@@ -106,7 +124,7 @@ def order_in_beta(betas: Any, errors: Any, expected: float) -> Order:
     if len(betas) < 4:
         return nan
     smallest = float(np.min(errors))
-    if np.max(errors * betas) < ROUNDING:
+    if np.max(errors * betas) * min(moved, 1.0) < ROUNDING:
         return dataclasses.replace(nan, smallest=smallest, share=1.0, exact=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = np.diff(np.log(errors)) / np.diff(np.log(betas))

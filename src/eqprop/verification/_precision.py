@@ -1,4 +1,4 @@
-"""What a coarser arithmetic costs a learning rule: the angle of its gradient."""
+"""Measure what a coarser arithmetic does to a learning rule's gradient."""
 
 import dataclasses
 from typing import Any
@@ -52,9 +52,9 @@ def precision_cost(
 def with_precision(
     result: Verification, precision: str, found: Agreement | None
 ) -> Verification:
-    """The same verification, with what `precision_cost` found of the configured rule.
+    """The same verification, with what `precision_cost` found for the configured rule.
 
-    Measured and reported: no theorem promises how much rounding turns a gradient.
+    It is reported only: no theorem bounds how much rounding turns a gradient.
     """
     facts = result.facts | {"precision": {"precision": precision, **record(found)}}
     name = f"in {precision}, against itself in float64"
@@ -68,7 +68,7 @@ def with_precision(
 
 
 def record(found: Agreement | None) -> dict[str, float | None]:
-    """`error`, `angle` (degrees) and `signs` as a JSON object; null if not measured."""
+    """The fields of `Agreement` as a JSON object; null if not measured."""
     fields = (field.name for field in dataclasses.fields(Agreement))
     return {name: getattr(found, name, None) for name in fields}
 
@@ -76,10 +76,10 @@ def record(found: Agreement | None) -> dict[str, float | None]:
 def words(precision: str, found: Agreement | None) -> str:
     """One sentence for people."""
     if found is None:
-        return f"{precision}: not measured, as the rule draws noise of its own."
+        return f"{precision}: not measured, since the rule draws random numbers."
     text = (
-        f"{precision}: the rule's gradient stands {number(found.angle)}° from its own "
-        f"in float64 (relative error {number(found.error)})."
+        f"{precision}: the rule's gradient is {number(found.angle)}° off the same "
+        f"rule's in float64 (relative error {number(found.error)})."
     )
     if found.error > LIMIT:
         text += (

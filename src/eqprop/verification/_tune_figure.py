@@ -44,11 +44,14 @@ class Tuning:
     """Proposed hyper-parameters of EP, and the curves behind them.
 
     - `estimator`: ready to train with; `None` where the system does not settle.
-    - `angle`: of its float32 gradient to the exact one, in degrees.
+    - `angle`: of its float32 gradient to the exact one, in degrees, on the worst batch.
     - `bias`: of EP's limit (settled, β → 0) to the exact gradient, in degrees.
     - `target`: degrees asked for; `reached`: whether `angle` is within.
     - `reason`: one sentence on why (not).
     - `curves`: by `"dt"`, `"K"`, `"T"`, `"beta"`, as far as they were measured.
+    - `batches`: the angle on each batch; the first is that of the curves.  NaN where
+      the exact gradient is zero, infinite where the gradient is not finite or the exact
+      one does not exist.
     """
 
     estimator: EquilibriumPropagation | None
@@ -58,6 +61,7 @@ class Tuning:
     reached: bool
     reason: str
     curves: dict[str, TuningCurve]
+    batches: tuple[float, ...] = ()
 
     def overrides(self) -> dict[str, Any]:
         """The proposal by configuration name: `{"estimator.free.steps": 24, …}`."""
@@ -84,7 +88,10 @@ class Tuning:
         for name, curve in self.curves.items():
             there = (f"{k} {number(v)}" for k, v in curve.at_chosen.items())
             lines.append((name, number(curve.chosen), ", ".join(there)))
-        lines.append(("all, float32", "", f"angle {number(self.angle)}"))
+        worst = f"angle {number(self.angle)}"
+        if len(self.batches) > 1:
+            worst += f", the worst of {len(self.batches)} batches"
+        lines.append(("all, float32", "", worst))
         return _aligned(lines)
 
     def __str__(self) -> str:
@@ -93,7 +100,7 @@ class Tuning:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object of everything; the estimator as its overrides."""
         curves = {name: dataclasses.asdict(c) for name, c in self.curves.items()}
-        kept = ("angle", "bias", "target", "reached", "reason")
+        kept = ("angle", "bias", "target", "reached", "reason", "batches")
         record = {name: getattr(self, name) for name in kept}
         return {"overrides": self.overrides(), **record, "curves": curves}
 
@@ -137,6 +144,25 @@ def outcome(
         f"The best float32 gradient found, with {found}, is {angle:.3g}° off the exact "
         f"one, and {target:g}° were asked for; what is left is {cause}."
     )
+
+
+def certificate(angles: tuple[float, ...], used: int, size: int) -> str:
+    """On which batches the angle was measured, in a sentence or two."""
+    if len(angles) == 1:
+        return (
+            f" Measured on these {size} examples only: no others were given to certify "
+            "it on, and another batch may differ."
+        )
+    rest = len(angles) - used
+    text = (
+        f" This is the worst of {len(angles)} batches of {size} examples: {used} to "
+        f"propose on, {rest} held back (angles {', '.join(map(number, angles))}°)."
+    )
+    if not rest:
+        text += " All batches were needed to propose: others may differ."
+    if not np.isfinite(angles).all():
+        text += " Without a number, the exact gradient is zero or has no fixed point."
+    return text
 
 
 PANELS = {

@@ -93,7 +93,7 @@ class Verification:
         """All numbers as text: every estimator and parameter, then the checks."""
         blocks = []
         if self.rows:
-            lines = [("estimator", "parameter", "error", "angle", "signs")]
+            lines = [("estimator", "parameter", "error", "angle", "norm", "signs")]
             for row in self.rows:
                 a = row.agreement
                 lines.append(
@@ -102,6 +102,7 @@ class Verification:
                         row.parameter,
                         number(a.error),
                         "–" if math.isnan(a.angle) else f"{number(a.angle)}°",
+                        "–" if math.isnan(a.ratio) else f"× {number(a.ratio)}",
                         f"{100 * a.signs:.1f} %",
                     )
                 )

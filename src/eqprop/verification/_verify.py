@@ -29,14 +29,15 @@ from ..systems._base import (
     has_potential,
 )
 from ..systems._total_energy import AbstractTotalEnergy, check_total_energy
-from . import _judge
+from . import _judge, _judge_point, _promises
 from ._comparison import (
     compare_layers,
     reference_processes,
     sweep_beta,
 )
+from ._derivatives import slopes as derivative_slopes
 from ._exactness import ep_limit, exactness
-from ._finite_differences import finite_difference_error
+from ._finite_differences import settled_slopes
 from ._findings import Findings
 from ._inputs import check_arguments, check_start
 from ._fixed_point import (
@@ -44,12 +45,13 @@ from ._fixed_point import (
     find_fixed_point,
     FixedPoint,
     other_fixed_points,
+    HALVINGS,
     random_like,
+    scaled_sizes,
     spectral_radius,
     STABLE,
 )
 from ._metrics import agreement, named_leaves
-from ._promises import at_rest, judge
 from ._verification import Row, Verification
 
 EXAMPLES = 8
@@ -82,17 +84,22 @@ def verify(
     - implicit differentiation against finite differences of the settled cost; RBP and
       BPTT against it, and their processes against each other at every step (paper B,
       theorem 1; paper D, theorem 1);
-    - the two conditions under which EP is exact, by random probes;
-    - where they hold, EP's processes against RBP's at every step, whose error must
-      fall as β (one-sided) and β² (centered) (paper B, theorem 3); where they need
-      not hold (an `AbstractMap`, a vector field), EP's bias, and that it is the one
-      theory predicts (paper C, eq 18).
+    - the derivative of each function of the model against its own finite differences,
+      which tells a detached readout or a straight-through weight;
+    - EP's limit β → 0 against the exact gradient, which decides whether EP is exact for
+      this system; if it is not, random probes of the conditions for it say why;
+    - where EP is exact, its processes against RBP's at every step, whose error must
+      fall as β (one-sided) and β² (centered) (paper B, theorem 3); where it declares a
+      bias (an `AbstractMap`, a vector field), that the bias is the one that theory
+      predicts (paper C, eq 18).
 
     **Arguments:**
 
     - `free`: the free phase to judge: that it does not settle is a failure.  `None`
       settles with Euler steps of a dt that does.
-    - `estimators`: more rows of the table, by name, each with its own free phase.
+    - `estimators`: more rows of the table, by name, each with its own free phase.  A
+      rule of your own must give the exact gradient, or EP's, with phases that settle
+      and a small β; else the verdict fails, unless the rule declares `approximate`.
     - `beta`: the nudge of the table's EP rows and of the curves (dimensionless, not
       0); `None`: one small enough that no unit meets a bound, at most 1e-3.
     - `dt`, `steps`: step size (neuron time constants) and length of the processes;
@@ -160,17 +167,24 @@ def _fixed_point(problem: _Problem, free, dt, found) -> FixedPoint | None:
         if point.settled and start is not None:
             longer = dataclasses.replace(free, steps=point.steps, tol=1e-8)  # type: ignore[call-arg]
             more = int(jnp.max(relax(system, x, longer, state=start).steps))
-        _judge.free_phase(found, free, first, point, more)
+        _judge_point.free_phase(found, free, first, point, more)
     if not point.settled:
-        _judge.unsettled(found, point, find_fixed_point(system, x, None, None))
+        _judge_point.unsettled(found, point, find_fixed_point(system, x, None, None))
         return None
     projected = jax.jit(jax.vmap(system.project))(point.state)
     outside = _largest_difference(projected, point.state)
-    stable = _judge.settled(found, point, outside, _contracting_dt(system, x, point))
+    if not point.radius < STABLE:  # of the derivative, which may be a replaced one
+        model = (system, problem.cost, x, problem.y)
+        slopes = derivative_slopes(*model, point.state, point.dt)
+        if any(slope.wrong for slope in slopes):
+            _judge.derivatives(found, slopes)
+    stable = _judge_point.settled(
+        found, point, outside, _contracting_dt(system, x, point)
+    )
     discrete = isinstance(system, AbstractMap | AbstractPrimitive)
     if free is None and dt is None and discrete and point.dt < 1:
         found.notes.append(
-            f"s ← F(s) itself (dt = 1) does not settle; measured at dt={point.dt:g}."
+            f"s ← F(s) itself (dt = 1) does not settle: measured at dt={point.dt:g}."
         )
     return point if stable else None
 
@@ -181,8 +195,9 @@ def _contracting_dt(system, x, point: FixedPoint) -> float | None:
         return point.dt
     if point.radius < 1 + 1e-6:
         return None  # a flat direction stays flat at any dt
-    for size in (2.0**-n for n in range(11) if 2.0**-n < point.dt):
-        if spectral_radius(system, x, point.state, size) < STABLE:
+    sizes = [2.0**-n for n in range(HALVINGS + 1)]
+    for size in [*sizes, *scaled_sizes(system, x, [point.state])]:
+        if size < point.dt and spectral_radius(system, x, point.state, size) < STABLE:
             return size
     return None
 
@@ -194,47 +209,53 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
     free, here = _equilibrium(point), Euler(dt=point.dt, steps=0)
     steps = steps or _process_length(problem, point)
     place = (point.state, point.dt, steps)
-    _judge.several(found, other_fixed_points(system, x, point))
+    _judge_point.several(found, other_fixed_points(system, x, point))
     exact = _at(ImplicitDifferentiation(here), problem, free)
     solved = float(jnp.max(exact.stats["adjoint_residual"]))
     if not _judge.adjoint(found, solved, bool(exact.stats["adjoint_converged"].all())):
         return
     reference = (exact.grads, exact.cost_grads)
-    off, without = finite_difference_error(system, cost, x, y, point, reference)
-    _judge.finite_differences(found, off, reference, without)
+    slopes = derivative_slopes(system, cost, x, y, point.state, point.dt)
+    agree = _judge.derivatives(found, slopes)
+    settled = settled_slopes(system, cost, x, y, point, reference)
+    _judge.finite_differences(found, settled, not agree)
+    if not agree:
+        return  # whatever else differs follows from that
     rbp, bptt, apart = reference_processes(problem, place)
     signals, curvature = _cost_at(system, cost, x, y, point.state)
     signal = found.facts["signal"] = float(np.max(signals))
     if signal < 1e-9 * max(curvature, 1e-300):
-        found.promise = (
-            "the cost has no gradient at s⁰ in any example: nothing to test."
-        )
-        found.notes.append(
-            f"|∂C/∂s| is {signal:.2g} at most: the targets are met, so every gradient "
-            "is zero but for rounding; verify on other examples."
-        )
+        _judge.no_signal(found, signal, slopes)
         return
+    _judge.zero_gradient(found, reference)
     found.check("BPTT's process against RBP's", apart, _judge.identity(found))
-    # How far a nudge of 1 would move the state, or change its own force.
+    # How far a nudge of 1 moves the state, and the factor by which its force changes.
     moved = point.dt * float(jnp.max(exact.stats["adjoint_size"]))
-    response = max(moved, curvature, 1e-300)
+    response = max(moved, curvature * moved / signal) or max(curvature, signal)
+    found.facts["moved"] = moved
+    probe = exactness(system, cost, x, y, point.state, point.dt)
+    limit = ep_limit(system, cost, x, y, point.state, point.dt)
+    bounds = [s.argument for s in slopes if s.function == "bounds" and not s.unused]
+    agrees = agreement(limit[0], reference)
+    is_exact = _judge.exactness(found, system, probe, agrees, bounds)
+
     # Examples with an error to propagate; few of them for a large network.
     few = max(3, int(1e6 / _parameters(problem)))
     chosen = np.argsort(-signals)[:few]
     chosen = chosen[signals[chosen] >= 1e-3 * signal]
-    some = jax.tree.map(lambda leaf: leaf[chosen], (x, y, point.state))
+    some = jax.tree.map(lambda leaf: leaf[chosen], (x, y, point.state, probe.scale))
     places = (some[2], *place[1:])
-    found.sweeps = sweep_beta((system, cost, *some[:2]), places, response)
-    probe = exactness(system, x, point.state, point.dt)
-    exact_rule = probe.exact and not isinstance(system, AbstractMap)
+    found.sweeps = sweep_beta(
+        (system, cost, *some[:2]), places, response, some[3], moved
+    )
     low, high = _judge.regime(found.sweeps)
-    if beta is None:
-        # The bias where EP is not exact is measured at a nudge that adds none.
-        beta = min(max(high / 2, low), 10 * SMALL / response)
-        beta = float(beta if exact_rule else SMALL / response)
+    # The bias of EP is measured at a nudge that adds none.
+    fitting = min(max(high / 2, low), 10 * SMALL / response)
+    small = float(fitting if is_exact else SMALL / response)
+    beta = small if beta is None else beta
     found.facts.update(steps=steps, dt=point.dt, beta=beta)
 
-    drawn = compare_layers(problem, place, beta, rbp, bptt)
+    drawn = compare_layers(problem, place, beta, rbp, bptt, probe.scale)
     found.curves, found.layers = drawn
     grads = {"implicit": reference}
     for name, rule in _rules(problem, point, beta, found).items():
@@ -242,21 +263,22 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
         grads[name] = (gradient.grads, gradient.cost_grads)
     for name, rule in estimators.items():
         gradient = rule(system, cost, x, y, key=jax.random.key(0))
+        _promises.check_gradient(name, gradient, reference)
         grads[name] = (gradient.grads, gradient.cost_grads)
-        _judge.own_estimator(found, name, gradient, agreement(grads[name], reference))
-        _rule_at_rest(name, rule, problem, point, beta, found, free, grads)
+        kept = _keeps_promise(name, rule, problem, point, small, found, free, grads)
+        agrees = agreement(grads[name], reference)
+        _promises.as_configured(found, name, rule, gradient, agrees, kept)
     _judge.references(found, grads, point.radius, grads.pop(SHORT, None))
     for name, values in grads.items():
         found.rows += _rows(name, values, reference)
-    _judge.exactness(found, system, probe)
-    if exact_rule:
+    _judge.single_parameters(found)
+    if is_exact:
         # A slow system's nudged phase is cut short, and compared with RBP as short.
         short = point.radius ** found.facts["rbp_steps"] > 1e-10
         other = "RBP" if short else "implicit"
-        _judge.exact_rule(found, grads, other, beta)
+        _judge.exact_rule(found, probe, grads, other, beta)
         _estimator_orders(problem, point, found, free, grads[other], high)
     else:
-        limit = ep_limit(system, cost, x, y, point.state, point.dt)
         _judge.biased_rule(
             found,
             system,
@@ -268,20 +290,41 @@ def _at_fixed_point(problem, point, estimators, beta, steps, found) -> None:
         )
 
 
-def _rule_at_rest(name, rule, problem, point, beta, found, free, grads) -> None:
+def _keeps_promise(name, rule, problem, point, beta, found, free, grads) -> bool:
     """Whether the caller's rule, given phases that settle, keeps its promise."""
+    if _promises.is_shown(rule) or _promises.declared(rule):
+        return True
     steps = found.facts["rbp_steps"]
-    promise = at_rest(rule, point.dt, steps, beta)
-    if promise is None or point.radius**steps > 1e-8:
-        return
+    if point.radius**steps > 1e-8:
+        found.notes.append(
+            f"{name} is not held to its promise: the system is so slow that no phase "
+            f"of {steps} steps settles it."
+        )
+        return True
+    promise = _promises.at_rest(rule, point.dt, steps, beta)
+    if promise is None:
+        return _judge_own(name, rule, problem, point, beta, found, grads)
     settled, row = promise
     field_rule = isinstance(rule, VectorFieldEquilibriumPropagation)
     if field_rule and isinstance(problem.system, AbstractMap):
-        return  # EP contrasts the primitive there, which has another limit
+        return True  # EP contrasts the primitive there, which has another limit
     gradient = _at(settled, problem, free)
     grads[name + ", settled"] = (gradient.grads, gradient.cost_grads)
     agrees = agreement(grads[name + ", settled"], grads[row])
-    judge(found, name, gradient.stats["rule"], row, agrees)
+    return _promises.judge(found, name, gradient.stats["rule"], row, agrees)
+
+
+def _judge_own(name, rule, problem, point, beta, found, grads) -> bool:
+    """A rule that is not the library's: at rest where it can be, else as it is."""
+    copy = _promises.settled_copy(rule, point.dt, found.facts["rbp_steps"], beta)
+    if copy is None:
+        how = "as configured (it takes no other phases)"
+        return _promises.judge_own(found, name, grads[name], grads, how, None)
+    settled, nudged = copy
+    gradient = settled(*problem, state=point.state, key=jax.random.key(0))
+    own = grads[name + ", settled"] = (gradient.grads, gradient.cost_grads)
+    small = beta if nudged else None
+    return _promises.judge_own(found, name, own, grads, "settled", small)
 
 
 def _estimator_orders(problem, point, found, free, reference, high) -> None:
