@@ -7,8 +7,8 @@ from ._curves import curves
 from ._examples import confusion_section, mistakes_section, settling_section
 from ._html import Element, image, page, scrolling, table, tag
 from ._plots import SHOWN, weights_figure
+from ._provenance import provenance_section
 from ._record import Group, grouped, Record, settings
-from ._reproduce import reproduce_section
 from ._style import STYLE
 from ._table import BY_KEY, described, rows
 from ._verification import verification_section
@@ -33,7 +33,7 @@ def write_page(records: list[Record]) -> str:
         ("Misclassified examples", mistakes_section(groups)),
         ("Gradient check", verification_section(records)),
         ("Configuration", _configuration_section(groups)),
-        ("How to reproduce", reproduce_section(records)),
+        ("How to reproduce", provenance_section(records)),
         ("What this page does not hold", _missing_section(records)),
     ]
     found = [(title, content) for title, content in sections if content]

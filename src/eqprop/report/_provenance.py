@@ -1,4 +1,4 @@
-"""The section that lets a reader do it again: commands, versions, machine, data."""
+"""The report's section on provenance: commands, versions, machine and data of runs."""
 
 import shlex
 from typing import Any
@@ -7,10 +7,10 @@ from ._html import Element, table, tag
 from ._record import Record
 
 
-def reproduce_section(records: list[Record]) -> list[Element]:
-    """The exact commands, then what they ran with, once for runs that agree."""
+def provenance_section(records: list[Record]) -> list[Element]:
+    """The exact commands, then a table of what they ran with, one row a fact."""
     commands = dict.fromkeys(_command(r) for r in records)
-    content = [tag("p", "The commands as they were given, one a run:")]
+    content = [tag("p", "The commands as they were given, one for each run:")]
     if len(records) == 1:
         content = [tag("p", "The command as it was given:")]
     content.append(tag("pre", "\n".join(commands)))
@@ -36,7 +36,7 @@ def reproduce_section(records: list[Record]) -> list[Element]:
 def _command(record: Record) -> str:
     words = record.environment.get("command")
     if not isinstance(words, list) or not words:
-        return f"# {record.path}: the command is not recorded; see its config.json"
+        return f"# {record.path}: the command was not recorded; see its config.json"
     text = shlex.join(map(str, words))
     if str(words[0]) != "eqprop":
         seed = "" if record.seed is None else f", seed {record.seed}"
@@ -79,7 +79,7 @@ def _machine(found: dict[str, Any]) -> str:
 def _commit(git: Any) -> str:
     if not isinstance(git, dict) or not git.get("commit"):
         return ""
-    changed = " with changes that are not committed" if git.get("dirty") else ""
+    changed = " with uncommitted changes" if git.get("dirty") else ""
     return f"{git['commit']}{changed}"
 
 
@@ -87,7 +87,7 @@ def _data(found: Any) -> str:
     if not isinstance(found, dict):
         return ""
     sizes = found.get("examples")
-    text = str(found.get("name") or "of the model's own file")
+    text = str(found.get("name") or "from the model's file")
     if isinstance(sizes, dict):
         counts = [f"{count} {split}" for split, count in sizes.items() if count]
         text += f": {', '.join(counts)}"
@@ -101,7 +101,7 @@ def _time(value: Any) -> str:
 
 
 def _ended(found: dict[str, Any]) -> str:
-    """The end of the last session, and how many there were."""
+    """When the last session ended, and after how many resumptions."""
     again = found.get("resumed")
     again = again if isinstance(again, list) else []
     sessions = [found, *(s for s in again if isinstance(s, dict))]
@@ -110,7 +110,7 @@ def _ended(found: dict[str, Any]) -> str:
         return ""
     text = f"{_time(last.get('ended'))} ({last['outcome']})"
     if last["outcome"] is None:
-        text = "not noted: it was killed, or is still running"
+        text = "not recorded: it was killed, or is still running"
     if len(sessions) > 1:
         text += f", after {len(sessions) - 1} resumptions"
     return text
