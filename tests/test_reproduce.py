@@ -577,3 +577,10 @@ def test_bars_and_rows_are_drawn():
     assert axes[0].get_ylim()[0] == 0
     assert axes[1].get_legend() is None
     assert not axes[3].axison
+
+
+def test_numbers_of_any_library_are_written(tmp_path):
+    """Findings keep NumPy's and JAX's numbers as floats, which JSON knows."""
+    finding = Finding("n", np.int64(3), least=np.int64(1), most=jax.numpy.float32(4))
+    assert json.dumps(dataclasses.asdict(finding)).count(".0") == 3
+    assert np.isnan(Finding("n", None).value)

@@ -63,8 +63,12 @@ class Finding:
     most: float | None = None
 
     def __post_init__(self):
-        value = math.nan if self.value is None else float(self.value)
-        object.__setattr__(self, "value", value)
+        given = {"value": self.value, "least": self.least, "most": self.most}
+        for name, number in given.items():  # numbers of NumPy and JAX become floats
+            if number is not None:
+                object.__setattr__(self, name, float(number))
+        if self.value is None:
+            object.__setattr__(self, "value", math.nan)
 
     @property
     def holds(self) -> bool:
