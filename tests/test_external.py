@@ -171,7 +171,7 @@ def test_ep_trains_the_device():
     """5 % mismatch, 1 % read noise: better than training the model and deploying."""
     x, y = beyond.teacher_task()
     chip = Chip(mismatch=0.05, noise=0.01)
-    start = chip.loss(beyond.network((3, 8, 2), 2), x, y)
+    start = chip.loss(beyond.network((3, 8, 2), seed=2), x, y)
     through = chip.loss(beyond.train(chip, 300), x, y)
     deployed = chip.loss(beyond.train(None, 300), x, y)
     assert through < 0.05 * start

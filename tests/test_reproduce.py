@@ -49,7 +49,7 @@ def claimed(name, holds):
         Explanation: errors shrink.
         """
         found = Findings(size=size)
-        found.near("slope", -1.0, -1 if holds else 1, 0.1)
+        found.near("slope in |x|", -1.0, -1 if holds else 1, 0.1)
         curve = Curve("found", (1, 2), (4, 2))
         found.panel("x", "error", curve, scale="xy")
         return found
@@ -123,7 +123,10 @@ def test_a_docstring_is_a_claim():
     assert item.in_paper == ""
     record = item.measure(Context(figure=None, runs=None))
     assert record.sentence == "Two numbers, whole."
-    assert item.result(record) == "Two numbers, whole. Found: slope -1 (-1.1 to -0.9)."
+    assert (
+        item.result(record)
+        == "Two numbers, whole. Found: slope in |x| -1 (-1.1 to -0.9)."
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_figure_numbers_and_page_are_written(claims, tmp_path, capsys):
     assert main(["reproduce", "A.good", "B", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert shown.index("A.good") < shown.index("B.good")
-    assert "holds: Two numbers, whole. Found: slope -1 (-1.1 to -0.9)." in shown
+    assert "holds: Two numbers, whole. Found: slope in |x| -1 (-1.1 to -0.9)." in shown
     page = (out / "README.md").read_text(encoding="utf-8")
     assert "| A.bad | errors | – | – | – | ≈ 2 min | not run |" in page
     assert main(["reproduce", "all", "--out", str(out), "--json"]) == 1
@@ -182,8 +185,8 @@ def test_figure_numbers_and_page_are_written(claims, tmp_path, capsys):
         record = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         ends = [-1.1, -0.9] if record["holds"] else [0.9, 1.1]
         (finding,) = record["findings"]
-        assert [*finding.values()] == ["slope", -1.0, *ends]
-    assert "| slope | -1 | -1.1 to -0.9 |" in page
+        assert [*finding.values()] == ["slope in |x|", -1.0, *ends]
+    assert r"| slope in \|x\| | -1 | -1.1 to -0.9 |" in page
 
 
 def test_a_quick_version_never_takes_the_place_of_the_whole(claims, tmp_path):

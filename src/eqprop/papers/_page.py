@@ -108,9 +108,9 @@ def details(item: Item, record: Record, name: str) -> list[str]:
         shows = f"{record.claim} ({record.source})."
         parts["Measured"] = record.sentence
         table = ["| number | value | required |", "| --- | --- | --- |"]
-        table += [
-            f"| {f.name} | {f.value:.3g} | {f.required} |" for f in record.findings
-        ]
+        for each in record.findings:
+            number = each.name.replace("|", "\\|")
+            table += [f"| {number} | {each.value:.3g} | {each.required} |"]
         table += [""]
     lines = [f"### {name}", "", shows, ""]
     for title, text in parts.items():
