@@ -23,8 +23,7 @@ from zoo import (
 )
 
 import eqprop as ep
-from eqprop.demonstrations._contrastive import two_modes, TwoModes
-from eqprop.demonstrations._xie_seung import feed_forward
+from eqprop.papers.a._contrastive import feed_forward, two_modes, TwoModes
 from eqprop.estimators import named_estimator
 from eqprop.kernels._correlation import Prepared
 from eqprop.training import config_from_json, config_to_json
@@ -367,8 +366,8 @@ def test_two_modes():
     )
     np.testing.assert_allclose(flat(found.grads), 0, atol=FIXED_POINT)
     trained = two_modes(steps=15)
-    assert (trained["chl"]["objective"] < 0).all()
-    assert trained["ep"]["cost"][-1] < 0.2 * trained["ep"]["cost"][0]
+    assert (trained["objective"] < 0).all()
+    assert trained["EP"][-1] < 0.2 * trained["EP"][0]
 
 
 def network(gamma, activation, sizes=(3, 5, 4, 2)):
@@ -539,19 +538,3 @@ def test_examples_may_be_wider_than_the_network(base, dtypes):
     np.testing.assert_allclose(
         flat(found.state).astype(float), flat(exact.state), atol=tolerance
     )
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "A.chl",
-        pytest.param("A.xie-seung", marks=pytest.mark.slow),
-        pytest.param("Scellier2023.coupled", marks=pytest.mark.slow),
-    ],
-)
-def test_demonstrations_hold(name):
-    """Each measures its claim and finds it true."""
-    from eqprop.demonstrations import DEMONSTRATIONS
-
-    found = DEMONSTRATIONS[name]()
-    assert found.holds, found.words

@@ -12,8 +12,6 @@ from convolution import correlate, drives, Layer, primitive
 from tolerances import IDENTITY
 
 import eqprop as ep
-from eqprop.demonstrations import DEMONSTRATIONS
-from eqprop.demonstrations._convolution import digits, prototypical
 from eqprop.kernels import _correlation
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -408,18 +406,3 @@ def test_images_of_one_channel_may_come_without_it():
         ep.relax(net, x.reshape(2, 30), ep.Euler())
     with pytest.raises(ValueError, match=r"shape \(5, 6\); .*\[batch, 6, 5, 1\]"):
         net.init_state(x[0, ..., 0].T)
-
-
-@pytest.mark.slow
-def test_demonstration():
-    """EP follows BPTT in the map, and equals the gradient for the energy."""
-    found = DEMONSTRATIONS["D.convolution"]()
-    assert found.holds, found.words
-
-
-def test_ep_follows_bptt_in_the_prototypical_network():
-    """The first half of the demonstration, on two digits."""
-    for layer in prototypical(*digits(2)):
-        assert np.nanmax(layer["angle"]) < 45
-        assert layer["rmse"] < 0.7
-        assert np.abs(layer["bptt"][-1]).max() > 1e-3

@@ -9,7 +9,6 @@ from tolerances import IDENTITY
 from zoo import batch, dict_energy, field
 
 import eqprop as ep
-from eqprop.demonstrations import DEMONSTRATIONS
 from eqprop.estimators._homeostasis import asymmetry_along
 from eqprop.training._config import config_from_json, config_to_json
 
@@ -157,10 +156,3 @@ def test_what_makes_no_sense_is_refused_and_a_configuration_keeps_it():
     rule = ep.JacobianHomeostasis(RULE, 0.1, 2)
     config = ep.Config(estimator=rule, optimizer=ep.Optimizer("sgd", (0.1,)))
     assert config_from_json(config_to_json(config)) == config
-
-
-@pytest.mark.slow
-def test_the_demonstration_holds():
-    """Asymmetry and angle fall with the penalty, and stay without."""
-    found = DEMONSTRATIONS["C.homeostasis"]()
-    assert found.holds, found.words

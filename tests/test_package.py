@@ -111,7 +111,7 @@ def test_layers_of_imports():
     """Imports go one way: a package never imports one that comes after it."""
     order = [
         *("systems", "costs", "relaxations", "estimators", "verification", "data"),
-        *("training", "recipes", "demonstrations", "report", "runs", "papers", "cli"),
+        *("training", "recipes", "report", "runs", "papers", "cli"),
     ]
     for file in (ROOT / "src" / "eqprop").rglob("*.py"):
         parts = file.relative_to(ROOT / "src" / "eqprop").with_suffix("").parts
@@ -128,9 +128,10 @@ def test_layers_of_imports():
 
 
 def test_files_and_functions_stay_small():
-    """Under 400 lines a file: larger is two things."""
+    """Under 400 lines a file: larger is two things. A paper may take 800 in one."""
     for file in (ROOT / "src").rglob("*.py"):
-        assert len(file.read_text(encoding="utf-8").splitlines()) < 400, file
+        most = 800 if "papers" in file.parts else 400
+        assert len(file.read_text(encoding="utf-8").splitlines()) < most, file
 
 
 def test_floors_not_ceilings():

@@ -20,8 +20,6 @@ from zoo import (
 )
 
 import eqprop as ep
-from eqprop.demonstrations import DEMONSTRATIONS
-from eqprop.demonstrations._path import kolen_pollack
 from eqprop.estimators import ESTIMATORS, named_estimator
 from eqprop.training import config_from_json, config_to_json
 
@@ -537,24 +535,3 @@ def test_a_rule_that_is_chosen_nudges_as_the_one_before(nudging):
             assert (found.free, found.nudged, found.beta) == (*phases, 0.1)
             same = word != "cep" or nudging != "centered"
             assert found.nudging == (nudging if same else "one-sided")
-
-
-@pytest.mark.parametrize("name", ["C-EP.steps", "A.stdp"])
-def test_the_claims_hold(name):
-    """As the demonstrations measure them."""
-    found = DEMONSTRATIONS[name]()
-    assert found.holds, found.words
-
-
-def test_kolen_pollack_aligns_the_weights():
-    """A short training: the angle falls, and W − B shrinks as it should."""
-    found = kolen_pollack(epochs=4, examples=200, decay=1.0)
-    assert found.findings["gap_deviation"] < 0.01
-    kp, vf = (found.findings[f"angle_{n}"] for n in ("kolen_pollack", "vector_field"))
-    assert kp < 60 < vf
-
-
-@pytest.mark.slow
-def test_the_claim_of_kolen_pollack_holds():
-    found = DEMONSTRATIONS["C.kolen-pollack"]()
-    assert found.holds, found.words

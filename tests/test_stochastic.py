@@ -13,7 +13,6 @@ from tolerances import IDENTITY
 from zoo import batch, box_hopfield, field, hopfield, primitive, quadratic, tanh_map
 
 import eqprop as ep
-from eqprop.demonstrations import DEMONSTRATIONS
 from eqprop.estimators._clamped import Clamped
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -370,12 +369,3 @@ class _Curved(ep.AbstractEnergy):
 
     def readout(self, s):
         return s**2
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param("A.langevin", marks=pytest.mark.slow), "A.boltzmann"]
-)
-def test_demonstrations_hold(name):
-    """The claims, measured on a larger scale."""
-    found = DEMONSTRATIONS[name]()
-    assert found.holds, found.words

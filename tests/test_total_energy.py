@@ -10,7 +10,6 @@ from tolerances import FINITE_DIFFERENCE, SLOPE
 from zoo import batch, field, quadratic
 
 import eqprop as ep
-from eqprop.demonstrations import DEMONSTRATIONS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -446,10 +445,3 @@ def wrong():
         model = ep.training.UserModel(f"{file}:wrong")
         with pytest.raises(ValueError, match="returned a NoneType as its cost"):
             ep.train(config, model=model)
-
-
-@pytest.mark.slow
-def test_the_demonstration_holds():
-    """Order two for three total energies, and the penalty's gradient."""
-    found = DEMONSTRATIONS["A.total-energy"]()
-    assert found.holds, found.words

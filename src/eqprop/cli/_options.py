@@ -157,26 +157,28 @@ class SearchOptions:
 class ReproduceOptions(Computing):
     """Measure the papers' figures, tables and claims again, and judge each.
 
-    Without items: list them, and write the page of --out again.  Exit status 0 only
-    if no claim fails, no error differs from the published one and no seed diverges.
+    Without items, list all items and write the page of --out again. The exit status is
+    0 only if every claim holds, no error differs from the published one and no seed
+    diverges.
     """
 
     items: tyro.conf.Positional[tuple[str, ...]] = ()
     """items, papers or tables (A, D.table1, …: all items that begin so), or all"""
     quick: Flag = False
-    """a small version in minutes: few examples, epochs or steps; not the paper's"""
+    """measure a small version in minutes: few examples, epochs or steps; its errors are
+    not comparable to the paper's"""
     settled: Flag = False
-    """of trainings: free phases end once settled, not after the paper's T steps; a
+    """trainings: end a free phase once it has settled, not after the paper's T steps; a
     fraction of the time, kept as ITEM.settled"""
     epochs: int | None = None
-    """of each training: at most so many, kept as ITEM.Nepochs; not compared"""
+    """trainings: at most so many epochs, kept as ITEM.Nepochs and not compared"""
     seeds: int = 1
-    """of each training: seeds 0, 1, …; a comparison needs 3; those that the record in
-    --out holds, of the same configuration, are not trained again"""
+    """trainings: number of seeds 0, 1, …; a comparison needs 3. A seed of the same
+    configuration that the record in --out holds is not trained again"""
     runs: Path = Path("runs/reproduce")
-    """folder of the training runs, ITEM/seed0, …: finished ones are used again"""
+    """folder of the training runs, ITEM/seed0, …; finished runs are used again"""
     out: Path = Path("runs/reproduce")
-    """folder of the figures, the records and a page of both"""
+    """folder of the figures, the records and their page"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 

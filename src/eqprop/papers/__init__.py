@@ -1,26 +1,32 @@
-"""The papers' figures and tables, each an item that one command measures again.
+"""The papers' figures, tables and claims: items that one command measures again.
 
-Above runs and reports: an item is a claim that is demonstrated or a recipe that is
-trained, and either way leaves a record, a figure and a mark.
+One module a paper. An item is a claim, which a function measures, or a training, which
+a recipe defines; each gives a record, a figure and a verdict. This package stands above
+runs and reports and uses the library through its public names.
 """
 
+from ._claim import Claim as Claim, claim as claim, Findings as Findings
 from ._item import Context as Context, Item as Item
 from ._items import ITEMS as ITEMS, PAPERS as PAPERS
 from ._page import (
     check_page as check_page,
     duration as duration,
-    quantity as quantity,
-    seconds as seconds,
     unknown as unknown,
     write_page as write_page,
 )
-from ._records import (
+from ._record import (
+    ClaimRecord as ClaimRecord,
+    Finding as Finding,
     KEPT as KEPT,
     place as place,
     read_records as read_records,
+    Record as Record,
+    SeedRecord as SeedRecord,
+    to_json as to_json,
+    TrainingRecord as TrainingRecord,
     Version as Version,
     versions as versions,
     write_record as write_record,
 )
-from ._trained import Trained as Trained
+from ._train import Training as Training
 from ._verdict import Published as Published, verdict as verdict

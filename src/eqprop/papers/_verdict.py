@@ -1,31 +1,31 @@
-"""Published numbers, and the rule by which ours agree with them or do not."""
+"""Published numbers, and the rule that compares our errors with them."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
 
-from ..report._record import mean_and_deviation
+from ..report import mean_and_deviation
 
 Mark = Literal["agrees", "better", "differs", "one seed", "no reference", "not run"]
 Source = Literal["P", "C", "L", "S", "F"]
 SEEDS = 3
-"""seeds that a comparison needs"""
+"""number of seeds that a comparison needs"""
 ERRORS = 2.0
-"""standard errors within which two numbers agree"""
+"""number of standard errors within which two numbers agree"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
     """An error as a paper or its authors give it, in percent.
 
-    - `key`: the record's name of the same quantity, e.g. `test_error`.
-    - `value`, `spread`: mean and standard deviation; `None` where none is given.
-    - `within`: the number stands for all that are so near: half of a printed range or
-      of the last printed digit, or the accuracy of reading a figure.
-    - `words`: how it is written, where not as `value ± spread`.
+    - `key`: the name of the error in a run's record, e.g. `test_error`.
+    - `value`, `spread`: mean and standard deviation; `None` if it is not given.
     - `source`: [P] the paper's text, [C] the authors' code or its comments, [L] a log
       in their repository, [S] a secondary source, [F] read off a figure.
+    - `within`: half the width of the published range, half of the last printed digit,
+      or the accuracy of reading a figure.
+    - `words`: how the number is printed if it is not `value ± spread`.
     """
 
     key: str
@@ -40,14 +40,19 @@ class Published:
         words = self.words or f"{self.value:.2f}{spread}"
         return f"{words} % [{self.source}]"
 
+    @property
+    def quantity(self) -> str:
+        """The number with its name: `test 1.95 ± 0.10 % [S]`."""
+        return f"{self.key.removesuffix('_error')} {self}"
+
 
 def verdict(published: Published | None, ours: Sequence[float]) -> Mark:
-    """The mark of our errors, one a seed and in percent, beside a published one.
+    """Compare our errors, one a seed and in percent, with a published one.
 
-    *agrees*: at least three seeds, and no further than two standard errors from what
-    is published; *better* and *differs*: further below, or above.  The standard error
-    is that of our mean, and the published spread in full where there is one, because
-    the number of runs behind it is not known.
+    *agrees*: at least three seeds, and the distance is at most two standard errors;
+    *better* and *differs*: further below or above. The standard error combines that of
+    our mean with the published spread. That spread counts in full, because the number
+    of runs behind it is not known.
     """
     found = mean_and_deviation(list(ours))
     if found is None:

@@ -8,8 +8,8 @@ from ._curves import curves
 from ._examples import confusion_section, mistakes_section, settling_section
 from ._html import render
 from ._plots import SHOWN, weights_figure
+from ._provenance import provenance_section
 from ._record import count, Group, grouped, Record, settings
-from ._reproduce import reproduce_section
 from ._table import BY_KEY, described, rows
 from ._verification import verification_section
 
@@ -29,7 +29,7 @@ def write_page(records: list[Record]) -> str:
         ("Misclassified examples", "mistakes", mistakes_section(groups)),
         ("Gradient check", "verification", verification_section(records)),
         ("Configuration", "configuration", _configuration(groups)),
-        ("How to reproduce", "reproduce", reproduce_section(records)),
+        ("How to reproduce", "reproduce", provenance_section(records)),
         ("What this page does not hold", "missing", _missing(records)),
     ]
     return render(

@@ -8,6 +8,11 @@ from ._flow import (
     truncation as truncation,
 )
 from ._flow_figure import flow_figure as flow_figure
+from ._metrics import (
+    agreement as agreement,
+    order_in_beta as order_in_beta,
+    process_rmse as process_rmse,
+)
 from ._process import Process as Process
 from ._processes import (
     bptt_process as bptt_process,

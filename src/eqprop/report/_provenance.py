@@ -1,4 +1,4 @@
-"""The section that lets a reader do it again: commands, versions, machine, data."""
+"""The report's section on provenance: commands, versions, machine and data of runs."""
 
 import shlex
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from ._record import Record
 
 
-def reproduce_section(records: list[Record]) -> dict[str, Any]:
+def provenance_section(records: list[Record]) -> dict[str, Any]:
     """The exact commands, then what they ran with, once for runs that agree."""
     facts = [_facts(record) for record in records]
     names = dict.fromkeys(name for one in facts for name in one)
@@ -21,7 +21,7 @@ def reproduce_section(records: list[Record]) -> dict[str, Any]:
 def _command(record: Record) -> str:
     words = record.environment.get("command")
     if not isinstance(words, list) or not words:
-        return f"# {record.path}: the command is not recorded; see its config.json"
+        return f"# {record.path}: the command was not recorded; see its config.json"
     text = shlex.join(map(str, words))
     if str(words[0]) != "eqprop":
         seed = "" if record.seed is None else f", seed {record.seed}"
@@ -64,7 +64,7 @@ def _machine(found: dict[str, Any]) -> str:
 def _commit(git: Any) -> str:
     if not isinstance(git, dict) or not git.get("commit"):
         return ""
-    changed = " with changes that are not committed" if git.get("dirty") else ""
+    changed = " with uncommitted changes" if git.get("dirty") else ""
     return f"{git['commit']}{changed}"
 
 
@@ -72,7 +72,7 @@ def _data(found: Any) -> str:
     if not isinstance(found, dict):
         return ""
     sizes = found.get("examples")
-    text = str(found.get("name") or "of the model's own file")
+    text = str(found.get("name") or "from the model's file")
     if isinstance(sizes, dict):
         counts = [f"{count} {split}" for split, count in sizes.items() if count]
         text += f": {', '.join(counts)}"
@@ -86,7 +86,7 @@ def _time(value: Any) -> str:
 
 
 def _ended(found: dict[str, Any]) -> str:
-    """The end of the last session, and how many there were."""
+    """When the last session ended, and after how many resumptions."""
     again = found.get("resumed")
     again = again if isinstance(again, list) else []
     sessions = [found, *(s for s in again if isinstance(s, dict))]
@@ -95,7 +95,7 @@ def _ended(found: dict[str, Any]) -> str:
         return ""
     text = f"{_time(last.get('ended'))} ({last['outcome']})"
     if last["outcome"] is None:
-        text = "not noted: it was killed, or is still running"
+        text = "not recorded: it was killed, or is still running"
     if len(sessions) > 1:
         text += f", after {len(sessions) - 1} resumptions"
     return text
