@@ -22,7 +22,14 @@ from eqprop.demonstrations import (
 )
 
 SLOW = (
-    *("A.phases", "B.theorem3", "B.truncation", "B.projected-cost", "C.symmetry"),
+    *(
+        "A.phases",
+        "D.interleaved",
+        "B.theorem3",
+        "B.truncation",
+        "B.projected-cost",
+        "C.symmetry",
+    ),
     *("C.learning", "C-EP.angles", "D.fig3", "D.fig4", "Laborieux2021.bias"),
 )
 
@@ -31,7 +38,6 @@ SLOW = (
     "name",
     [
         "D.fig2",
-        "D.interleaved",
         *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
     ],
 )
@@ -43,6 +49,7 @@ def test_quick_versions_hold(name, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_without_period_2_there_is_nothing_to_show(monkeypatch, fresh):
     """Damped steps couple the two networks: every example settles."""
     damped = functools.partial(_interleaved.Euler, dt=0.5)
@@ -96,6 +103,7 @@ def test_layers_are_counted_from_the_output():
     assert [group.silent for group in groups] == [0, 1, 2, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_updates_are_watched_from_the_start():
     """At 180° feedback is minus the transpose, and the input weights go uphill."""
     data = _images.images(60)
