@@ -1,10 +1,12 @@
 """Fixtures shared by all tests: float64 for theory, and small systems to try."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 # Programs compiled by the tests stay out of the user's cache; the test processes, and
 # those they start, share them, which saves a third of their time.
@@ -28,6 +30,15 @@ import numpy as np
 import pytest
 
 import eqprop as ep
+from eqprop.runs import _train
+
+DRAW = _train.draw
+
+
+def pytest_collection_finish():
+    """Collect garbage less often: the libraries' objects stay until the end."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture
@@ -43,11 +54,30 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_figures():
+    """Skip the figures of a run: they take half the time of a short training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_train, "draw", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Draw the figures of runs in this test."""
+    monkeypatch.setattr(_train, "draw", DRAW)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _few_programs():
-    """Forget a file's compiled programs: each takes memory maps, which run out."""
+    """Forget compiled programs before they use up the process's memory maps.
+
+    Linux allows 65,530 maps; where the number is unknown, forget after each file.
+    """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

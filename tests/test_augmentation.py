@@ -132,10 +132,23 @@ def test_what_is_no_augmentation_is_refused(make, message):
         make()
 
 
-def test_a_run_is_the_same_in_one_go_and_in_two(tmp_path):
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """60 images of 4 × 4 in 3 classes, as a file."""
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    x = np.random.default_rng(0).random((60, 4, 4)).astype(np.float32)
+    np.savez(path, x=x, y=np.arange(60) % 3)
+    return path
+
+
+def test_a_run_is_the_same_in_one_go_and_in_two(images, tmp_path):
     """The images of an epoch follow from the seed and the epoch alone."""
     plain = dataclasses.replace(
-        ep.RECIPES["digits"].config, optimizer=ep.Optimizer("adam", (2e-3,)), epochs=2
+        ep.RECIPES["digits"].config,
+        data=str(images),
+        model=ep.Hopfield(hidden=(6,), output="linear"),
+        optimizer=ep.Optimizer("adam", (2e-3,)),
+        epochs=2,
     )
     config = dataclasses.replace(plain, shift=1)
     whole = train(config, run=tmp_path / "whole").system
@@ -145,14 +158,15 @@ def test_a_run_is_the_same_in_one_go_and_in_two(tmp_path):
     assert not eqx.tree_equal(whole, other)
 
 
-def test_flags_and_data_without_images(tmp_path, capsys):
+def test_flags_and_data_without_images(images, tmp_path, capsys):
     arrays = {
         "x": np.random.default_rng(0).normal(size=(20, 6)),
         "y": np.arange(20) % 2,
     }
     np.savez(tmp_path / "vectors.npz", **arrays)
-    few = ["train", "digits", "--epochs", "1", "--run"]
-    assert main([*few, str(tmp_path / "a"), "--shift", "1", "--flip"]) == 0
+    few = ["train", "digits", "--model.hidden", "6", "--epochs", "1", "--run"]
+    moved = ["--shift", "1", "--flip", "--data", str(images)]
+    assert main([*few, str(tmp_path / "a"), *moved]) == 0
     config = (tmp_path / "a" / "config.json").read_text(encoding="utf-8")
     assert '"shift": 1' in config
     assert '"flip": true' in config

@@ -128,10 +128,11 @@ def test_options_of_a_model(model, capsys):
             ("--optimizer.name", "sgd", "--optimizer.lr", "1e9", "--epochs", "40"),
             ("example", "epoch", "state", "optimizer.lr"),
         ),
-        (
+        pytest.param(
             "cost_nan",
             (),
             ("the cost is nan for example", "epoch 1, step 1", "check the cost"),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["dt", "nudge", "rate", "cost"],

@@ -74,6 +74,23 @@ def test_verify_a_model_that_does_not(model, capsys):
     assert {"rows", "checks", "sweeps", "facts", "folder"} <= set(record)
 
 
+def test_verify_takes_a_runs_weights_and_its_rule(small_run, monkeypatch):
+    """What the theorems are held against; the slow test below measures them."""
+    seen = {}
+
+    def verify(system, cost, x, y, **options):
+        seen.update(options, system=system)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(_verify, "_verify", verify)
+    assert main(["verify", str(small_run)]) == 2
+    run = ep.load(small_run)
+    assert seen["estimators"] == {"as configured": run.config.estimator}
+    for mine, other in zip(seen["system"].weights, run.system.weights, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.slow
 def test_verify_a_run_and_draw_the_flow(small_run, capsys, tmp_path):
     """A saved run's trained weights, its own estimator among the rows."""
     out = tmp_path / "out"
@@ -119,7 +136,10 @@ def test_what_tune_says_of_a_run_and_of_other_rules():
     assert _verify._is_model("model.py:net")
 
 
-@pytest.mark.parametrize("name", ["rbp", "bptt", "implicit"])
+@pytest.mark.parametrize(
+    "name",
+    ["rbp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bptt", "implicit"))],
+)
 def test_train_with_any_estimator(name, capsys, tmp_path):
     """One word chooses the rule; the run is read again with it."""
     r = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from zoo import batch, hopfield, quadratic
+from zoo import batch, quadratic
 
 import eqprop as ep
 from eqprop.cli import main
@@ -124,6 +124,6 @@ def test_the_angle_is_to_the_settled_gradient():
         assert settled == 1
         assert angle < 0.01
         short = ep.EquilibriumPropagation(euler, ep.Euler(0.2, 2), 1e-3)
-        assert exact_angle(short, hopfield(), cost, x, y)[0] > 10
+        assert exact_angle(short, quadratic(), cost, x, y)[0] > 10
     wild = ep.EquilibriumPropagation(ep.Euler(5.0, 10), ep.Euler(5.0, 10), 0.1)
     assert exact_angle(wild, quadratic(), cost, x, y) == (None, 0.0)

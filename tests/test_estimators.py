@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from tolerances import FINITE_DIFFERENCE, IDENTITY, SLOPE
 from zoo import (
+    flat,
     batch,
     dict_energy,
     field,
@@ -43,10 +44,6 @@ def finite_difference(loss, parameters, step=1e-5):
         for e in jnp.eye(start.size)
     ]
     return jnp.stack(slopes)
-
-
-def flat(grads):
-    return jax.flatten_util.ravel_pytree(grads)[0]
 
 
 def quadratic_gradient(system, x, y):
@@ -167,13 +164,15 @@ def test_parameters_of_the_readout_and_of_the_cost():
         (gradient.grads.r, by_readout),
         (gradient.cost_grads.weight, by_cost),
     ):
-        assert jnp.linalg.norm(flat(found) - expected) <= (
+        assert np.linalg.norm(flat(found) - expected) <= (
             FINITE_DIFFERENCE * jnp.linalg.norm(expected)
         )
 
 
 @pytest.mark.parametrize(("nudging", "order"), [("one-sided", 1), ("centered", 2)])
-@pytest.mark.parametrize("name", ["hopfield-tanh", "dict"])
+@pytest.mark.parametrize(
+    "name", ["dict", pytest.param("hopfield-tanh", marks=pytest.mark.slow)]
+)
 def test_bias_falls_with_the_order_theory_expects(nudging, order, name):
     """O(β) one-sided, O(β²) centered (Laborieux et al. 2021)."""
     system = SYSTEMS[name]()
@@ -183,7 +182,7 @@ def test_bias_falls_with_the_order_theory_expects(nudging, order, name):
     betas = np.array([0.04, 0.02, 0.01])
     errors = [
         float(
-            jnp.linalg.norm(
+            np.linalg.norm(
                 flat(
                     ep.EquilibriumPropagation(SETTLE, SETTLE, float(b), nudging)(
                         system, cost, x, y
@@ -263,7 +262,7 @@ def test_batch_gradient_is_the_weighted_mean_of_single_ones():
     )
 
 
-@pytest.mark.parametrize("name", ["hopfield-tanh", "symmetric-field"])
+@pytest.mark.parametrize("name", ["symmetric-field"])
 def test_weight_zero_leaves_even_a_nan_out(name):
     """An example of weight 0 changes nothing, not even by being NaN."""
     system = SYSTEMS[name]()

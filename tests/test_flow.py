@@ -65,7 +65,9 @@ def test_rbp_of_a_quadratic_energy_has_a_closed_form():
     np.testing.assert_allclose(process.times, TIMES)
 
 
-@pytest.mark.parametrize("make", [dict_energy, hopfield, lambda: field(0.0)])
+@pytest.mark.parametrize(
+    "make", [lambda: field(0.0), pytest.param(dict_energy, marks=pytest.mark.slow)]
+)
 def test_the_nudged_phase_is_recurrent_backpropagation(make):
     """S̃_t = S̄_t and Θ̃_t = Θ̄_t for every t (theorem 3, eqs 20–21)."""
     system = make()
@@ -118,17 +120,16 @@ def test_euler_processes_tend_to_the_flow():
     state = settled(system, x)
     exact = rbp_flow(system, COST, x, y, state=state, times=[0.0, 1.0]).states
 
-    def euler(dt):
+    @jax.jit
+    def euler(dt, steps):
         def last(x, s, error):
             pull = jax.vjp(lambda u: u + dt * system.velocity(x, u), s)[1]
-            for _ in range(round(1 / dt)):
-                error = pull(error)[0]
-            return error
+            return jax.lax.fori_loop(0, steps, lambda _, e: pull(e)[0], error)
 
         return jax.vmap(last)(x, state, exact[0])
 
     steps = np.array([0.1, 0.05, 0.025, 0.0125])
-    errors = [np.abs(euler(dt) - exact[1]).max() for dt in steps]
+    errors = [np.abs(euler(dt, round(1 / dt)) - exact[1]).max() for dt in steps]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert abs(slope - 1) < SLOPE
 
@@ -147,12 +148,13 @@ def test_projected_cost_has_the_error_processes_as_gradients():
     def loss(model, t):
         return projected_cost(model[0], COST, x, y, model[1], t)
 
-    for k, t in list(enumerate(TIMES))[1:]:
+    for k, t in ((2, 0.7), (4, 3.0)):
         grads, states = eqx.filter_grad(loss)((system, state), float(t))
         np.testing.assert_allclose(len(x) * states, process.states[k], atol=1e-8)
         np.testing.assert_allclose(grads.W, process.grads.W[k], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_projected_cost_gradient_tends_to_the_exact_one():
     """∂L/∂θ(s, t) → ∂J/∂θ as t → ∞, from a state that is not s⁰ (eq 5)."""
     system = quadratic()
@@ -169,10 +171,9 @@ def test_the_projected_cost_gradient_tends_to_the_exact_one():
         return max(np.abs(getattr(found, n) - getattr(exact, n)).max() for n in "AWb")
 
     exact = jax.grad(objective)(system)
-    gaps = [gap(t) for t in (1.0, 4.0, 40.0)]
-    assert gaps[0] > gaps[1] > gaps[2]
-    assert gaps[1] > 1e-4
-    assert gaps[2] < FIXED_POINT
+    near, far = gap(4.0), gap(40.0)
+    assert near > 1e-4
+    assert far < FIXED_POINT
 
 
 def test_flow_and_nudged_flow_of_a_quadratic_energy():
@@ -189,6 +190,7 @@ def test_flow_and_nudged_flow_of_a_quadratic_energy():
         np.testing.assert_allclose(states, expected, atol=FIXED_POINT)
 
 
+@pytest.mark.slow
 def test_units_held_at_a_bound():
     """D S̄_t = S̃_t for a hard-sigmoid network with units at its bounds."""
     system = hopfield((3, 8, 6, 2), activation=ep.hard_sigmoid)
@@ -246,7 +248,7 @@ def test_a_flow_has_no_projection():
         flow(system, x, s, TIMES)
     system = eqx.tree_at(lambda m: m.b, system, -0.1 * jnp.ones(5))
     inside = flow(system, 0 * x, s, 0.1 * TIMES)
-    assert (jnp.abs(inside) < 0.1).all()
+    assert (np.abs(inside) < 0.1).all()
 
 
 def test_refusals_name_the_value():
@@ -300,6 +302,7 @@ def test_the_figure_is_drawn(tmp_path):
             assert np.isfinite(line.get_ydata()[1:]).all()
 
 
+@pytest.mark.slow
 def test_the_error_stays_accurate_at_long_times():
     """At s⁰ nothing moves; the solver must not step over the error for that."""
     system, (x, y) = quadratic(), batch(size=2)

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL"),
 ]
 
-EPOCHS = 40
+EPOCHS = 20
 OPTIONS = [
     *("--model.hidden", "8", "--batch-size", "4", "--epochs", str(EPOCHS)),
     *("--validation", "5", "--persistent", "--estimator.nudging", "random-sign"),

@@ -1,13 +1,17 @@
 """The README's code, the wheel outside the tree, and the shape of the project."""
 
+import functools
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import eqprop as ep
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,10 +55,28 @@ def test_readme_results_are_those_kept():
         assert line in kept.splitlines()
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=str)
-def test_examples_are_short_and_run(example, tmp_path):
-    """Under 80 lines, and they do what they say."""
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_short_and_run(example, monkeypatch, capsys):
+    """Under 80 lines; here for an epoch, and whole in the slow test below."""
     assert len(example.read_text(encoding="utf-8").splitlines()) < 80
+    for name in ("train", "fit"):
+        shortened = functools.partial(_with_one_epoch, getattr(ep, name))
+        monkeypatch.setattr(ep, name, shortened)
+    runpy.run_path(str(example), run_name="__main__")
+    assert re.search(r"test error ([\d.]+) %", capsys.readouterr().out)
+
+
+def _with_one_epoch(function, *arguments, **options):
+    return function(*arguments, **options | {"epochs": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_do_what_they_say(example, tmp_path):
+    """They train to less than 5 % test error."""
     done = subprocess.run(
         [sys.executable, str(example)],
         cwd=tmp_path,

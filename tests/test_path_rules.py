@@ -11,7 +11,7 @@ import optax
 import pytest
 from tolerances import IDENTITY, SLOPE
 from zoo import (
-    check_weights_and_training,
+    flat,
     batch,
     dict_energy,
     hopfield,
@@ -30,13 +30,9 @@ PATH = ep.Euler(0.2, 12)
 COST = ep.SquaredError()
 
 
-def flat(tree):
-    return jax.flatten_util.ravel_pytree(tree)[0]
-
-
 def off(found, expected):
     a, b = (flat((g.grads, g.cost_grads)) for g in (found, expected))
-    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def small():
@@ -134,7 +130,9 @@ def test_sgd_lands_where_the_path_ended(name):
     assert jnp.abs(landed - flat(params)).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["hopfield", "dict"])
+@pytest.mark.parametrize(
+    "name", ["hopfield", pytest.param("dict", marks=pytest.mark.slow)]
+)
 def test_continual_updates_are_eps_and_bptts_as_the_rate_vanishes(name):
     """Step by step, t = 0…K: the error falls with slope 1 in η."""
     system, (x, y) = {"hopfield": small, "dict": dict_energy}[name](), batch(size=3)
@@ -145,7 +143,7 @@ def test_continual_updates_are_eps_and_bptts_as_the_rate_vanishes(name):
     errors = []
     for eta in (1e-4, 1e-5):
         path = continual(1e-2, jnp.asarray(eta)).path(system, COST, x, y)
-        errors.append(jnp.abs(flat(path.grads) - flat(expected.grads)).max())
+        errors.append(np.abs(flat(path.grads) - flat(expected.grads)).max())
     assert np.log10(errors[0] / errors[1]) == pytest.approx(1, rel=SLOPE)
     bptt = ep.bptt_process(system, COST, x, y, **options)
     errors = []
@@ -153,9 +151,9 @@ def test_continual_updates_are_eps_and_bptts_as_the_rate_vanishes(name):
         path = continual(jnp.asarray(beta), jnp.asarray(1e-4 * beta**2)).path(
             *(system, COST, x, y)
         )
-        errors.append(jnp.abs(flat(path.grads) - flat(bptt.grads)).max())
+        errors.append(np.abs(flat(path.grads) - flat(bptt.grads)).max())
     assert np.log10(errors[0] / errors[1]) == pytest.approx(1, rel=SLOPE)
-    assert errors[1] < 1e-3 * jnp.abs(flat(bptt.grads)).max()
+    assert errors[1] < 1e-3 * np.abs(flat(bptt.grads)).max()
     assert path.grads.__class__ is system.__class__
 
 
@@ -236,7 +234,11 @@ def test_only_plain_sgd_at_the_same_rate_trains_continual_ep():
 
 @pytest.mark.parametrize(
     ("name", "nudging"),
-    [("hopfield", "centered"), ("prototypical", "one-sided"), ("map", "one-sided")],
+    [
+        ("hopfield", "centered"),
+        ("prototypical", "one-sided"),
+        pytest.param("map", "one-sided", marks=pytest.mark.slow),
+    ],
 )
 def test_the_integral_of_rates_is_the_contrast(name, nudging):
     """Exactly: ρρ is bilinear; so is a primitive, taken with the trapezoid."""
@@ -501,14 +503,6 @@ RULES = {
     "vf": lambda p: ep.VectorFieldEquilibriumPropagation(p, p, 0.1),
     "kp": lambda p: ep.KolenPollackEquilibriumPropagation(p, p, 0.1),
 }
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_weights_and_training(rule):
-    """A NaN of weight 0 is left out; a few steps lower the loss."""
-    system, (x, y) = leaky() if rule == "kp" else small(), batch(size=4)
-    estimator = RULES[rule](ep.Euler(0.3, 60))
-    check_weights_and_training(estimator, system, COST, x, y)
 
 
 @pytest.mark.parametrize("word", RULES)

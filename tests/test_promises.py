@@ -30,12 +30,15 @@ def outcome(result, rule):
 
 def test_rules_as_rough_as_can_be_keep_their_promise_at_rest():
     """Few steps and a strong nudge are a choice; the rule itself is right."""
-    result = ep.verify(dict_energy(), COST, *batch(size=3), estimators=RULES)
+    chosen = {name: RULES[name] for name in ("stdp", "holomorphic", "cep")}
+    result = ep.verify(dict_energy(), COST, *batch(size=3), estimators=chosen)
     assert result.holds, str(result)
-    assert {outcome(result, name) for name in RULES} == {"holds"}
+    assert {outcome(result, name) for name in chosen} == {"holds"}
 
 
-@pytest.mark.parametrize("system", [field, tanh_map])
+@pytest.mark.parametrize(
+    "system", [tanh_map, pytest.param(field, marks=pytest.mark.slow)]
+)
 def test_without_symmetry_the_exact_rules_are_exact(system):
     """And the vector-field rule of a map, which has another limit, is not judged."""
     chosen = {name: RULES[name] for name in ("asym", "vf")}

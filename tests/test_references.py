@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tolerances import FINITE_DIFFERENCE, FLOAT32, IDENTITY
 from zoo import (
+    flat,
     batch,
     box,
     box_hopfield,
@@ -36,15 +37,21 @@ SYSTEMS = {
     "field": lambda: field(0.4),
     "box-field": lambda: box(0.4),
 }
+
+
+def some(*fast):
+    """All systems; those that are not named are slow."""
+    return [
+        pytest.param(name, marks=() if name in fast else pytest.mark.slow)
+        for name in SYSTEMS
+    ]
+
+
 REFERENCES = {
     "rbp": lambda steps=1500: ep.RecurrentBackpropagation(SETTLE, 0.2, steps),
     "bptt": lambda steps=1500: ep.BackpropagationThroughTime(SETTLE, 0.2, steps),
     "implicit": lambda: ep.ImplicitDifferentiation(SETTLE),
 }
-
-
-def flat(tree):
-    return jax.flatten_util.ravel_pytree(tree)[0]
 
 
 def both(gradient):
@@ -62,18 +69,18 @@ def finite_differences(model, x, y, h=1e-5):
     start, unflatten = jax.flatten_util.ravel_pytree(params)
     loss = jax.jit(lambda p: settled_loss(eqx.combine(unflatten(p), static), x, y))
     slope = jax.vmap(lambda e: (loss(start + h * e) - loss(start - h * e)) / (2 * h))
-    return slope(jnp.eye(len(start)))
+    return jax.jit(slope)(np.eye(len(start)))
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", some("dict", "box-hopfield", "map", "box-field"))
 def test_implicit_equals_finite_differences(name):
     """dJ/dθ of the settled cost, units held at a bound included."""
     system, (x, y) = SYSTEMS[name](), batch(size=3)
     gradient = ep.ImplicitDifferentiation(SETTLE)(system, ep.SquaredError(), x, y)
     expected = finite_differences((system, ep.SquaredError()), x, y)
-    off = jnp.linalg.norm(both(gradient) - expected)
-    assert off <= FINITE_DIFFERENCE * jnp.linalg.norm(expected)
-    assert jnp.linalg.norm(expected) > 1e-3
+    off = np.linalg.norm(both(gradient) - expected)
+    assert off <= FINITE_DIFFERENCE * np.linalg.norm(expected)
+    assert np.linalg.norm(expected) > 1e-3
 
 
 @pytest.mark.slow  # every kind of system's is in test_contract.py
@@ -84,8 +91,8 @@ def test_converged_references_equal_implicit(name, rule):
     system, (x, y) = SYSTEMS[name](), batch(size=3)
     exact = ep.ImplicitDifferentiation(SETTLE)(system, ep.SquaredError(), x, y)
     found = REFERENCES[rule]()(system, ep.SquaredError(), x, y)
-    off = jnp.linalg.norm(both(found) - both(exact))
-    assert off <= IDENTITY * jnp.linalg.norm(both(exact))
+    off = np.linalg.norm(both(found) - both(exact))
+    assert off <= IDENTITY * np.linalg.norm(both(exact))
     np.testing.assert_allclose(found.loss, exact.loss, rtol=1e-12)
 
 
@@ -108,7 +115,7 @@ def test_cost_with_parameters_and_weights(rule):
 def test_truncated_rbp_is_ep_with_as_many_nudged_steps():
     """Stopping the nudged phase after K steps is truncated RBP (paper B, theorem 3)."""
     system, (x, y) = hopfield(), batch()
-    for steps in (0, 1, 7):
+    for steps in (0, 7):
         rbp = ep.RecurrentBackpropagation(SETTLE, 0.3, steps)
         nudged = ep.Euler(0.3, steps)
         rule = ep.EquilibriumPropagation(SETTLE, nudged, 1e-4)
@@ -133,7 +140,7 @@ def test_bptt_is_the_gradient_of_what_it_says_away_from_the_fixed_point():
 
     np.testing.assert_allclose(flat(found.grads), flat(gradient(system)), atol=1e-12)
     exact = ep.ImplicitDifferentiation(SETTLE)(system, ep.SquaredError(), x, y)
-    assert jnp.linalg.norm(both(found) - both(exact)) > 1e-3
+    assert np.linalg.norm(both(found) - both(exact)) > 1e-3
 
 
 class Flat(ep.AbstractEnergy):
@@ -210,7 +217,7 @@ class Frozen(ep.AbstractEnergy):
         return s[:2]
 
 
-@pytest.mark.parametrize("rule", ["ep", *REFERENCES])
+@pytest.mark.parametrize("rule", ["ep", "bptt"])
 def test_stop_gradient_freezes_a_parameter(rule):
     """Its gradient is exactly zero; constants have none; the others are unchanged."""
     w = jax.random.normal(jax.random.key(0), (4, 3))
@@ -234,7 +241,7 @@ def test_a_diverged_state_gives_nan_not_a_false_reason():
     assert not jnp.isfinite(rule(system, ep.SquaredError(), x, y).grads.W).any()
 
 
-@pytest.mark.parametrize("rule", REFERENCES)
+@pytest.mark.parametrize("rule", ["rbp", "implicit"])
 def test_float32_agrees_with_float64(rule):
     """The references train in single precision."""
     system, (x, y) = hopfield(), batch()
@@ -274,11 +281,12 @@ def test_the_start_of_settle_is_a_constant():
         settled = ep.settle(system, x, adjoint=REFERENCES["implicit"](), state=start)
         return jnp.sum(settled[-1] ** 2)
 
-    warm, cold = (eqx.filter_grad(loss)(system, scale) for scale in (0.1, 0.0))
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))
+    warm, cold = (gradient(system, jnp.array(scale)) for scale in (0.1, 0.0))
     np.testing.assert_allclose(flat(warm), flat(cold), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["dict", "box-hopfield", "box-field"])
+@pytest.mark.parametrize("name", ["dict", "box-hopfield"])
 def test_settle_is_a_layer_of_any_program(name):
     """jax.grad through `settle`: all parameters and x, against finite differences."""
     system, (x, y) = SYSTEMS[name](), batch(size=4)
@@ -294,8 +302,8 @@ def test_settle_is_a_layer_of_any_program(name):
             eqx.combine(unflatten(p), static), x, y, REFERENCES["implicit"]()
         )
     )
-    directions = jax.random.normal(jax.random.key(6), (5, len(start)))
-    for d in directions / jnp.linalg.norm(directions, axis=1, keepdims=True):
+    directions = np.random.default_rng(6).normal(size=(5, len(start)))
+    for d in directions / np.linalg.norm(directions, axis=1, keepdims=True):
         slope = (loss(start + 1e-5 * d) - loss(start - 1e-5 * d)) / 2e-5
         np.testing.assert_allclose(flat(exact) @ d, slope, rtol=1e-6, atol=1e-9)
     for rule in ("rbp", "bptt"):
@@ -314,9 +322,9 @@ def test_settle_by_ep_tends_to_implicit_with_its_order(nudging, order):
     for beta in (2e-2, 1e-2):
         rule = ep.EquilibriumPropagation(SETTLE, SETTLE, beta, nudging)
         found = GRADIENT(model, x, y, rule)
-        errors.append(jnp.linalg.norm(flat(found) - flat(exact)))
-    assert errors[0] < 0.1 * jnp.linalg.norm(flat(exact))
-    np.testing.assert_allclose(jnp.log2(errors[0] / errors[1]), order, rtol=0.05)
+        errors.append(np.linalg.norm(flat(found) - flat(exact)))
+    assert errors[0] < 0.1 * np.linalg.norm(flat(exact))
+    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, rtol=0.05)
 
 
 def test_settle_scales_the_nudge_to_each_cotangent():
@@ -324,20 +332,18 @@ def test_settle_scales_the_nudge_to_each_cotangent():
     system, (x, _) = hopfield(), batch(size=4)
     rule = ep.EquilibriumPropagation(SETTLE, SETTLE, 0.05)
 
-    def gradient(scale, examples=slice(None)):
-        def loss(system, x):
-            s = ep.settle(system, x, adjoint=rule)[-1]
-            return jnp.sum((scale * jnp.sin(s))[examples])
+    @jax.jit
+    @jax.grad
+    def gradient(x, scale):
+        return jnp.sum(scale * jnp.sin(ep.settle(system, x, adjoint=rule)[-1]))
 
-        return jax.grad(lambda x: loss(system, x))(x)
-
-    one = gradient(jnp.ones((4, 1)))
-    np.testing.assert_allclose(gradient(1e6 * jnp.ones((4, 1))), 1e6 * one, rtol=1e-6)
+    one = gradient(x, np.ones((4, 1)))
+    np.testing.assert_allclose(gradient(x, 1e6 * np.ones((4, 1))), 1e6 * one, rtol=1e-6)
     # An example that the loss does not depend on gets exactly no gradient.
-    some = gradient(jnp.ones((4, 1)), slice(0, 3))
+    some = gradient(x, np.array([[1.0], [1], [1], [0]]))
     np.testing.assert_allclose(some[:3], one[:3], rtol=1e-6)
     assert (some[3] == 0).all()
-    assert (gradient(jnp.zeros((4, 1))) == 0).all()
+    assert (gradient(x, np.zeros((4, 1))) == 0).all()
 
 
 def test_settle_with_sweeps_and_under_jit():

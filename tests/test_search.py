@@ -18,9 +18,8 @@ SEARCH = [
 ]
 
 
-def test_a_search_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
+def test_a_search_goes_on_where_it_stopped(capsys, tmp_path):
     """Trials count in all; the best is first; another request is refused."""
-    monkeypatch.setattr("eqprop.runs._train.draw", lambda *_: None)
     found = {}
     for trials in (1, 2, 2):
         assert cli.main([*SEARCH, "--trials", str(trials)]) == 0

@@ -40,7 +40,7 @@ def test_both_gradients_are_those_of_the_settled_cost(x64):
 def test_the_curvature_is_above_every_eigenvalue(x64):
     """So that a sweep's step is safe, whatever the prediction."""
     _, cost, _, y = problem()
-    hessian = jax.hessian(cost)
+    hessian = jax.jit(jax.hessian(cost))
     for s in 3 * jax.random.normal(jax.random.key(3), (20, 4)):
         assert np.linalg.eigvalsh(hessian(s, y[0])).max() <= float(cost.curvature)
 

@@ -35,6 +35,7 @@ def test_quick_versions_hold(name):
     assert found.panels
 
 
+@pytest.mark.slow
 def test_without_period_2_there_is_nothing_to_show(monkeypatch, fresh):
     """Damped steps couple the two networks: every example settles."""
     damped = functools.partial(ep.Euler, 0.5)
@@ -88,6 +89,7 @@ def test_layers_are_counted_from_the_output():
     assert [layer.silent for layer in layers] == [0, 1, 2, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_updates_are_followed_from_the_start():
     """At 180° feedback is minus the transpose, and the input weights go uphill."""
     data = _common.images(60)

@@ -208,7 +208,11 @@ def test_learning_rates_per_layer():
     ("schedule", "rate"),
     [
         ("cosine", optax.cosine_decay_schedule(0.2, 12)),
-        ("exponential", optax.exponential_decay(0.2, 12, np.exp(-1))),
+        pytest.param(
+            "exponential",
+            optax.exponential_decay(0.2, 12, np.exp(-1)),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_optimizer_options_reach_optax(schedule, rate):

@@ -27,6 +27,8 @@ from eqprop.verification import _comparison, _processes
 from eqprop.verification._metrics import agreement, order_in_beta, process_rmse
 
 COST = ep.SquaredError()
+SLOW = pytest.mark.slow
+SCALES = ("small", "large", "slow", "learned")
 
 
 def rows_of(result, estimator):
@@ -37,7 +39,7 @@ def outcomes(result):
     return {check.name: check.outcome for check in result.checks}
 
 
-@pytest.mark.parametrize("make", [dict_energy, box_hopfield, primitive])
+@pytest.mark.parametrize("make", [box_hopfield, pytest.param(primitive, marks=SLOW)])
 def test_holds_for_systems_with_a_potential(make):
     """Energies with dict states and three-body couplings, boxes, primitives."""
     result = ep.verify(make(), COST, *batch(size=4))
@@ -175,7 +177,10 @@ class Skewed(Stale):
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Stale, "does not generate the velocity"), (Skewed, "is not symmetric")],
+    [
+        (Stale, "does not generate the velocity"),
+        pytest.param(Skewed, "is not symmetric", marks=SLOW),
+    ],
 )
 def test_a_potential_that_does_not_fit_is_refused(kind, reason):
     """With the reason, the number, and what to do."""
@@ -281,6 +286,7 @@ class TwoWells(ep.AbstractEnergy):
         return s
 
 
+@pytest.mark.slow
 def test_several_fixed_points_are_told():
     """Nothing is wrong, but the user should know."""
     result = ep.verify(TwoWells(jnp.ones((2, 3))), COST, *batch(size=6))
@@ -314,7 +320,10 @@ def quartic(scale=1.0):
     return Quartic(w, u, jnp.ones(()), scale)
 
 
-@pytest.mark.parametrize("case", ["frozen", "large", "small", "slow", "learned"])
+@pytest.mark.parametrize(
+    "case",
+    ["frozen", *(pytest.param(c, marks=SLOW) for c in SCALES)],
+)
 def test_no_scale_is_taken_for_a_mistake(case):
     """Frozen and unused parameters; huge targets, tiny costs, slow, learned systems."""
     x, _ = batch(inputs=3, size=4)
@@ -401,7 +410,9 @@ def _leaking(original):
     return contrast
 
 
-@pytest.mark.parametrize("breaking", [_broken_contrast, _leaking])
+@pytest.mark.parametrize(
+    "breaking", [_broken_contrast, pytest.param(_leaking, marks=SLOW)]
+)
 def test_a_broken_contrast_is_caught(breaking, monkeypatch, fresh):
     """A dropped factor, states not detached: no β makes up for it."""
     broken = breaking(_equilibrium_propagation._contrast)
@@ -421,6 +432,7 @@ def test_a_forgotten_projection_is_caught(monkeypatch, fresh):
     assert "projection" in " ".join([result.verdict, *result.findings])
 
 
+@pytest.mark.slow
 def test_a_reference_without_projection_is_caught(monkeypatch, fresh):
     """RBP that differentiates another step than the one that settled."""
 
@@ -450,6 +462,7 @@ def test_swapped_sign_in_nudges_is_caught(monkeypatch, fresh):
     assert "theory expects β^2" in " ".join([result.verdict, *result.findings])
 
 
+@pytest.mark.slow
 def test_an_estimator_that_is_not_its_process_is_caught(monkeypatch, fresh):
     """centered nudging that nudges one side only."""
 

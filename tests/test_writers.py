@@ -18,7 +18,11 @@ from eqprop.training import AbstractWriter, RunWarning, WRITERS, Writers
 @pytest.fixture
 def own(x, y):
     np.savez("own.npz", x=x, y=y)
-    return {"data": "own.npz", "model": ep.Hopfield(hidden=(6,)), "epochs": 3}
+    return {
+        "data": "own.npz",
+        "model": ep.Hopfield(hidden=(6,), output="linear"),
+        "epochs": 3,
+    }
 
 
 def train(run, own, **options):
