@@ -41,6 +41,8 @@ def test_without_period_2_there_is_nothing_to_show(monkeypatch, fresh):
     damped = functools.partial(ep.Euler, 0.5)
     monkeypatch.setattr(_interleaved, "steps", damped)
     monkeypatch.setattr(_interleaved, "trained", lambda x, y: untrained())
+    few = _common.flat_digits(20)
+    monkeypatch.setattr(_interleaved, "flat_digits", lambda count: few)
     with pytest.raises(RuntimeError, match="every example settled"):
         _interleaved.interleaved.find()
 
