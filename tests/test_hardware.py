@@ -11,7 +11,7 @@ from tolerances import IDENTITY
 from zoo import batch, hopfield
 
 import eqprop as ep
-from eqprop.demonstrations import _external
+from eqprop.papers import beyond as _external
 
 COST = ep.SquaredError()
 NET = (3, 5, 2)
