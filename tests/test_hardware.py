@@ -11,7 +11,7 @@ from tolerances import IDENTITY
 from zoo import batch, hopfield
 
 import eqprop as ep
-from eqprop.papers import beyond as _external
+from eqprop.papers import beyond
 
 COST = ep.SquaredError()
 NET = (3, 5, 2)
@@ -21,7 +21,7 @@ class Simulator:
     """The demonstration's chip in float64, which keeps what it was told."""
 
     def __init__(self, noise=0.0, status=None):
-        self.chip, self.noise, self.status = _external.Chip(), noise, status
+        self.chip, self.noise, self.status = beyond.Chip(), noise, status
         self.calls = []
 
     def settle(self, params, x, y, beta, state, key, phase):
@@ -93,7 +93,7 @@ def exact():
 @pytest.mark.parametrize("batched", [False, True])
 def test_small_nudges_keep_their_digits(rule, nudging, batched, exact, monkeypatch):
     """float32 all around, β = 1e-5: only the bias of β and float32's rounding."""
-    monkeypatch.setattr(_external, "STEPS", 400)
+    monkeypatch.setattr(beyond, "STEPS", 400)
     kinds = {
         "ep": ep.EquilibriumPropagation,
         "field": ep.VectorFieldEquilibriumPropagation,

@@ -86,7 +86,7 @@ def training(monkeypatch):
         epochs=2,
         batch_size=200,
     )
-    made = Recipe("tiny", config, "tiny", "none", "nothing")
+    made = Recipe("tiny", config, "tiny", "none", "nothing", group="digits")
     monkeypatch.setitem(recipes.RECIPES, "tiny", made)
     published = (Published("test_error", 0.5, 0.01, "S"),)
     item = Training("D.tiny", shows="tiny", recipe="tiny", published=published)

@@ -1,7 +1,7 @@
 """Small networks, examples and comparisons that several claims share.
 
 Nothing is downloaded: without MNIST's files (EQPROP_DATA or the cache) `images` takes
-scikit-learn's 8 × 8 digits, and the name of the images says so.
+the bundled 8 × 8 digits, and the name of the images says so.
 """
 
 from collections.abc import Sequence
