@@ -453,3 +453,22 @@ def test_another_process_gets_the_same_network():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(_outputs, (system, np.asarray(x)))
     np.testing.assert_allclose(found, _outputs(system, x), atol=1e-6)
+
+
+def test_rounding_is_of_the_whole_gradient():
+    """A readout of weights 0 sends no nudge: the system's gradient is 0, not rounded."""
+
+    class Readout(eqx.Module):
+        weight: jax.Array
+
+        def __call__(self, prediction, y):
+            return 0.5 * jnp.sum((prediction @ self.weight - y) ** 2)
+
+    net = ep.HopfieldEnergy((3, 5, 4), key=jax.random.key(0), activation=ep.tanh)
+    x = jax.random.normal(jax.random.key(1), (6, 3))
+    steps = ep.Euler(0.3, 60)
+    rule = ep.EquilibriumPropagation(steps, steps, beta=0.1)
+    for scale, most in ((0.0, 1e-5), (1e-6, 1e-3)):
+        found = rule(net, Readout(jnp.full((4, 2), scale)), x, jnp.ones((6, 2)))
+        assert float(found.stats["rounding"]) <= most
+        assert float(jnp.abs(found.cost_grads.weight).max()) > 0.01

@@ -150,9 +150,9 @@ def test_layers_of_imports():
 
 
 def test_files_and_functions_stay_small():
-    """Under 400 lines a file: larger is two things. A paper may take 800 in one."""
+    """Under 500 lines a file: larger is two things. A paper may take 800 in one."""
     for file in (ROOT / "src").rglob("*.py"):
-        most = 800 if "papers" in file.parts else 400
+        most = 800 if "papers" in file.parts else 500
         assert len(file.read_text(encoding="utf-8").splitlines()) < most, file
 
 

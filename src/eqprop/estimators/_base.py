@@ -1,6 +1,7 @@
 """The one signature of every learning rule, and what it returns."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from ..relaxations._numbers import traced
 from ..relaxations._outside import hear, uses_outside
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
+from ..systems._norm import norm
 from ..systems._total_energy import check_total_energy
 from ._rounding import warn_rounded
 
@@ -116,7 +118,7 @@ class AbstractEstimator(eqx.Module):
 
     @eqx.filter_jit
     def _compiled(self, system, cost, x, y, state, key, weight) -> Gradient:
-        found = self.estimate(system, cost, x, y, state, key, weight)
+        found = _share_rounding(self.estimate(system, cost, x, y, state, key, weight))
         used = weight if found.weight is None else found.weight
         return found if used is None else _weighted(found, used)
 
@@ -175,6 +177,21 @@ class AbstractEstimator(eqx.Module):
                 f"{type(self).__name__} relaxes on a device of yours, of which there "
                 f"is one: it cannot be shared by {devices}; train on one device"
             )
+
+
+def _share_rounding(found: Gradient) -> Gradient:
+    """Make `stats["rounding"]` relative to the whole gradient, the cost's included.
+
+    Rounding of the states spoils the system's part only.  That part is 0 while a
+    readout in the cost still has weights of 0.
+    """
+    if "rounding" not in found.stats.values or not jax.tree.leaves(found.cost_grads):
+        return found
+    part, whole = norm(found.grads), norm((found.grads, found.cost_grads))
+    share = part / jnp.where(whole > 0, whole, 1)
+    values = found.stats.values
+    values = values | {"rounding": values["rounding"] * share}
+    return dataclasses.replace(found, stats=Stats(found.stats.rule, values))
 
 
 def _weighted(found: Gradient, weight: Float[Array, " batch"]) -> Gradient:
