@@ -456,7 +456,7 @@ def test_another_process_gets_the_same_network():
 
 
 def test_rounding_is_of_the_whole_gradient():
-    """A readout of weights 0 sends no nudge: the system's gradient is 0, not rounded."""
+    """A readout of weights 0 sends no nudge: the gradient is 0, and not rounded."""
 
     class Readout(eqx.Module):
         weight: jax.Array
