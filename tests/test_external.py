@@ -289,7 +289,7 @@ def test_senseless_combinations_are_refused():
         ep.HardwareInTheLoop("COM3")
     with pytest.raises(ValueError, match="holomorphic EP needs computed phases"):
         ep.HolomorphicEquilibriumPropagation(here, here)(net(), COST, x, y)
-    with pytest.raises(ValueError, match="a device knows nothing of the correction"):
+    with pytest.raises(ValueError, match="a device does not apply the correction"):
         ep.AsymmetricEquilibriumPropagation(EULER, here)
     with pytest.raises(ValueError, match="the cost SoftmaxReadout has parameters"):
         rule(chip.settle)(net(), SoftmaxReadout(jnp.eye(2)), x, y)
@@ -297,7 +297,7 @@ def test_senseless_combinations_are_refused():
         ep.settle(net(), x, adjoint=rule(chip.settle))
     with pytest.raises(ValueError, match="theorems are tested where the model settles"):
         ep.verify(net(), COST, x, y, free=here)
-    with pytest.raises(ValueError, match=r"takes no single steps; give ep\.Euler"):
+    with pytest.raises(ValueError, match=r"has no single steps; use ep\.Euler"):
         here.step(None, None, None)
     with pytest.raises(ValueError, match="holds the function 'settle', and config"):
         ep.Config(

@@ -263,7 +263,7 @@ def test_unsettled_examples_are_counted_or_stop_the_run():
     ("status", "message"),
     [
         (np.zeros(3, int), r"status array\(\[0, 0, 0\]\); .* shape \(4,\)"),
-        (np.zeros(4), "must hold numbers of ep.Status, 0 to 3"),
+        (np.zeros(4), "must contain numbers of ep.Status, 0 to 3"),
         (np.full(4, 9), "0 to 3"),
         ("settled", "the status array"),
     ],

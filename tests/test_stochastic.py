@@ -336,10 +336,10 @@ def test_senseless_combinations_are_refused():
     with pytest.raises(ValueError, match="has no potential"):
         stochastic(False)(field(), COST, x, y, key=key)
     for bad, words in (
-        ({"temperature": 0}, "that is ep.Euler"),
+        ({"temperature": 0}, "temperature is 0; use ep.Euler"),
         ({"temperature": -1.0}, "temperature is -1.0; it must be positive"),
         ({"dt": 0}, "dt is 0"),
-        ({"tol": 1e-3}, "tol is 0.001; a chain with noise never settles"),
+        ({"tol": 1e-3}, "tol is 0.001; it must be None"),
     ):
         with pytest.raises(ValueError, match=words):
             ep.Langevin(**bad)

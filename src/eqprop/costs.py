@@ -1,36 +1,71 @@
 """Costs C(ŷ, y) of one example's prediction ŷ = readout(s) and target y.
 
-A cost is an `equinox.Module` (or any function) `(prediction, y) -> scalar`; its
-inexact arrays are parameters that learn like the system's.
+A cost is an `equinox.Module` (or any function) `(prediction, y) -> scalar`.  Its
+inexact arrays are parameters; they learn like those of the system.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray, Scalar
 
+from .systems._base import Declared
+from .systems._check import whole
 
-class AbstractCost(eqx.Module):
+
+class AbstractCost(Declared):
     """Base class of costs.
 
-    `curvature` bounds the eigenvalues of ∂²C/∂ŷ² from above and `least_curvature`
-    from below: `Sweep` divides by them.  Where the two agree its step is exact.  The
-    defaults suit a convex cost no steeper than the squared error.
+    `Sweep` divides by the curvature.  If `curvature` and `least_curvature` are equal,
+    its step is exact.  The defaults suit a convex cost that is no steeper than the
+    squared error.
     """
 
     curvature: ClassVar[float] = 1.0
+    """upper bound of the eigenvalues of ∂²C/∂ŷ²"""
     least_curvature: ClassVar[float] = 0.0
+    """lower bound of these eigenvalues"""
 
     @abc.abstractmethod
     def __call__(self, prediction: Any, y: Any) -> Scalar:
-        """The scalar cost of one example."""
+        """Return the scalar cost of one example."""
 
     def outputs(self, prediction: Any) -> Any:
-        """What is compared with y: the prediction itself, unless a layer follows."""
+        """Return the value that is compared with y: by default, the prediction."""
         return prediction
+
+
+class FunctionCost(AbstractCost):
+    """A plain function as a cost, with the defaults of `AbstractCost`.
+
+    A user's own class that is not an `AbstractCost` may define the members that it
+    needs; they replace the defaults.
+    """
+
+    function: Callable[[Any, Any], Scalar]
+
+    def __call__(self, prediction: Any, y: Any) -> Scalar:
+        return self.function(prediction, y)
+
+    @property
+    def curvature(self):  # type: ignore[override]
+        return getattr(self.function, "curvature", AbstractCost.curvature)
+
+    @property
+    def least_curvature(self):  # type: ignore[override]
+        return getattr(self.function, "least_curvature", AbstractCost.least_curvature)
+
+    def outputs(self, prediction: Any) -> Any:
+        own = getattr(self.function, "outputs", None)
+        return prediction if own is None else own(prediction)
+
+
+def as_cost(cost: Callable[[Any, Any], Scalar]) -> AbstractCost:
+    """Return `cost`, or a plain function wrapped as an `AbstractCost`."""
+    return cost if isinstance(cost, AbstractCost) else FunctionCost(cost)
 
 
 class SquaredError(AbstractCost):
@@ -59,9 +94,9 @@ class CrossEntropy(AbstractCost):
 
 
 class SoftmaxReadout(AbstractCost):
-    """C = cross-entropy of softmax(ŷ W + b), a layer outside of the dynamics.
+    """C = cross-entropy of softmax(ŷ W + b), a layer outside the dynamics.
 
-    The network's units ŷ are nudged by W(y − softmax), and W and b get their ordinary
+    The nudge on the network's units ŷ is W(y − softmax).  W and b get their ordinary
     gradient (Laborieux et al. 2021).
 
     **Arguments:**
@@ -75,8 +110,7 @@ class SoftmaxReadout(AbstractCost):
 
     def __init__(self, units: int, classes: int, *, key: PRNGKeyArray):
         for name, value in (("units", units), ("classes", classes)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a whole number ≥ 1")
+            whole(name, value, 1)
         keys, limit = jax.random.split(key), units**-0.5
         draw = jax.random.uniform
         self.weight = draw(keys[0], (units, classes), minval=-limit, maxval=limit)
@@ -84,11 +118,11 @@ class SoftmaxReadout(AbstractCost):
 
     @property
     def curvature(self) -> Float[Array, ""]:  # type: ignore[override]
-        """½ ‖W Wᵀ‖∞, above the largest eigenvalue of ∂²C/∂ŷ²."""
+        """½ ‖W Wᵀ‖∞, an upper bound of the eigenvalues of ∂²C/∂ŷ²."""
         return 0.5 * jnp.max(jnp.sum(jnp.abs(self.weight @ self.weight.T), axis=1))
 
     def outputs(self, prediction: Float[Array, " units"]) -> Float[Array, " classes"]:
-        """The logits ŷ W + b."""
+        """Return the logits ŷ W + b."""
         if jnp.shape(prediction) != self.weight.shape[:1]:
             raise ValueError(
                 f"SoftmaxReadout: one example's prediction has shape "
@@ -103,9 +137,8 @@ class SoftmaxReadout(AbstractCost):
 
 
 def outputs_of(cost: Any, prediction: Any) -> Any:
-    """What `cost` compares with y; the prediction where the cost does not say."""
-    outputs = getattr(cost, "outputs", None)
-    return outputs(prediction) if callable(outputs) else prediction
+    """Return the value that `cost`, if there is one, compares with y."""
+    return prediction if cost is None else as_cost(cost).outputs(prediction)
 
 
 def _check_shapes(name: str, prediction: Array, y: Array) -> None:

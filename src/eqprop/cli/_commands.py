@@ -145,8 +145,9 @@ def info(argv: list[str]) -> int:
     options = parse(InfoOptions, "info", argv)
     found = runs.environment()
     del found["command"], found["time"]
-    folders: dict[str, str | None] = {"digits": "bundled"}
-    for name in ("mnist", "fashion-mnist"):
+    bundled = [name for name in data.DATA_SETS if name not in data.PUBLISHED]
+    folders: dict[str, str | None] = dict.fromkeys(bundled, "bundled")
+    for name in data.PUBLISHED:
         try:
             folder = data.find(name)
             folders[name] = None if folder is None else str(folder)

@@ -15,8 +15,12 @@ from ._dataset import Dataset as Dataset
 from ._dataset import Split as Split
 from ._digits import digits as digits
 from ._download import find as find
+from ._download import PUBLISHED as PUBLISHED
 from ._format import InputFormat as InputFormat
+from ._sources import DATA_SETS as DATA_SETS
+from ._sources import DataSet as DataSet
 from ._sources import load as load
 from ._sources import load_arrays as load_arrays
 from ._sources import read_examples as read_examples
+from ._sources import Raw as Raw
 from ._sources import read_inputs as read_inputs

@@ -1,7 +1,7 @@
 """The calls of the data package: a name, a path or arrays in, a `Dataset` out.
 
-Every source ends in a `_Raw`, which says where the arrays come from and whether their
-order is drawn from the seed (digits, .npz, arrays) or is the publisher's (MNIST).
+Every source returns a `Raw`: the arrays, and whether their order is drawn from the seed
+(digits, .npz, arrays) or is the publisher's (MNIST).  `DATA_SETS` lists the named ones.
 `_build` makes a `Dataset` of it: arrays are checked, the held-out parts are taken,
 images are flattened.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,11 +20,10 @@ from numpy.typing import ArrayLike
 from . import _checks, _splits
 from ._dataset import Dataset, Split
 from ._digits import digits
-from ._download import PUBLISHED, TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, published_files
+from ._download import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, published_files
 from ._format import InputFormat
 from ._readers import NPZ_NAMES, read_idx, read_npz
 
-NAMES = ("digits", *PUBLISHED)
 KINDS = {"auto": None, "classification": "labels", "regression": "targets"}
 """what y holds, by task"""
 SHOWN = 8
@@ -70,15 +70,13 @@ def load(
     name = os.fspath(name)
     splitting = _splits.Splitting(validation, test, split_seed)
     _check_task(task)
-    if name == "digits":
-        raw = _digits()
-    elif name in PUBLISHED:
-        raw = _published(name)
+    if name in DATA_SETS:
+        raw = DATA_SETS[name].read()
     else:
         _check_npz_name(name)
         npz, others = read_npz(name, required=("x", "y"))
         tests = npz.get("x_test"), npz.get("y_test")
-        raw = _Raw(npz["x"], npz["y"], *tests, others=others)
+        raw = Raw(npz["x"], npz["y"], *tests, others=others)
     return _build(name, raw, splitting, flatten, task)
 
 
@@ -114,7 +112,7 @@ def load_arrays(
     """
     splitting = _splits.Splitting(validation, test, split_seed)
     _check_task(task)
-    return _build(name, _Raw(x, y, x_test, y_test), splitting, flatten, task)
+    return _build(name, Raw(x, y, x_test, y_test), splitting, flatten, task)
 
 
 def read_inputs(
@@ -161,8 +159,8 @@ def read_examples(
 
 
 @dataclass(frozen=True)
-class _Raw:
-    """Arrays as a source gives them, unchecked, and how their order is drawn."""
+class Raw:
+    """The unchecked arrays of a source, and how their order is drawn."""
 
     x: ArrayLike
     y: ArrayLike
@@ -174,26 +172,46 @@ class _Raw:
     """names of arrays that are there and not read"""
 
 
-def _digits() -> _Raw:
-    return _Raw(*digits(), stratify=True)
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set."""
+
+    read: Callable[[], Raw]
+    """returns the arrays; it may download them"""
+    shape: tuple[int, ...]
+    """shape of an example, for `eqprop bench`, which reads no data"""
+    classes: int = 10
 
 
-def _published(name: str) -> _Raw:
+def _digits() -> Raw:
+    return Raw(*digits(), stratify=True)
+
+
+def _published(name: str) -> Raw:
     files = published_files(name)
     images = (read_idx(files[f][0], 3, files[f][1]) for f in (TRAIN_X, TEST_X))
     labels = (read_idx(files[f][0], 1, files[f][1]) for f in (TRAIN_Y, TEST_Y))
     (x, x_test), (y, y_test) = images, labels
-    return _Raw(x, y, x_test, y_test, shuffle=False)
+    return Raw(x, y, x_test, y_test, shuffle=False)
+
+
+DATA_SETS = {
+    "digits": DataSet(_digits, (8, 8)),
+    "mnist": DataSet(partial(_published, "mnist"), (28, 28)),
+    "fashion-mnist": DataSet(partial(_published, "fashion-mnist"), (28, 28)),
+}
+"""data sets by the word of `--data`"""
 
 
 def _check_npz_name(name: str) -> None:
     if name.endswith(".npz"):
         return
-    near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    near = difflib.get_close_matches(name.lower(), DATA_SETS, n=1)
+    known = ", ".join(DATA_SETS)
     raise ValueError(
         f"{name!r} is no data set"
         + (f", did you mean {near[0]!r}?" if near else ".")
-        + f" Known names: {', '.join(NAMES)}; a path must end in .npz (write one with "
+        + f" Known names: {known}; a path must end in .npz (write one with "
         "np.savez(path, x=x, y=y))"
     )
 
@@ -204,7 +222,7 @@ def _check_task(task: str) -> None:
 
 
 def _build(
-    name: str, raw: _Raw, splitting: _splits.Splitting, flatten: bool, task: str
+    name: str, raw: Raw, splitting: _splits.Splitting, flatten: bool, task: str
 ) -> Dataset:
     x = _checks.as_inputs(raw.x)
     y = _checks.as_labels_or_targets(raw.y, kind=KINDS[task])
@@ -234,7 +252,7 @@ def _build(
     )
 
 
-def _doubts(name: str, raw: _Raw, y: np.ndarray, task: str) -> Iterator[str]:
+def _doubts(name: str, raw: Raw, y: np.ndarray, task: str) -> Iterator[str]:
     """What a user may not expect of the data, a sentence each."""
     if raw.others:
         yield (
@@ -262,7 +280,7 @@ def _doubts(name: str, raw: _Raw, y: np.ndarray, task: str) -> Iterator[str]:
 
 
 def _own_test_set(
-    raw: _Raw, x: np.ndarray, y: np.ndarray, inputs: InputFormat
+    raw: Raw, x: np.ndarray, y: np.ndarray, inputs: InputFormat
 ) -> Split | None:
     """The test set that came with the data, checked against x and y; None: none did."""
     if raw.x_test is None and raw.y_test is None:

@@ -18,10 +18,8 @@ from jaxtyping import Array
 
 from ..relaxations._base import AbstractRelaxation, Dynamics
 from ..relaxations._euler import Euler
-from ..relaxations._hardware import HardwareInTheLoop
-from ..relaxations._sweep import Sweep
 from ..systems._base import AbstractSystem, AbstractVectorField, State
-from ..systems._total_energy import cost_of, has_total_energy
+from ..systems._total_energy import cost_of
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean
 from ._equilibrium_propagation import _along, EquilibriumPropagation
 from ._step import check_reference, error_signal, norm
@@ -36,15 +34,16 @@ class AsymmetricEquilibriumPropagation(EquilibriumPropagation):
     """
 
     def __check_init__(self):
-        if isinstance(self.nudged, Sweep):
+        kind = type(self.nudged).__name__
+        if self.nudged.blockwise:
             raise ValueError(
-                "nudged is a Sweep; the correction −(J − Jᵀ)(s − s⁰) joins all "
+                f"nudged is a {kind}; the correction −(J − Jᵀ)(s − s⁰) couples all "
                 "units, so no block is separable: use ep.Euler"
             )
-        if isinstance(self.nudged, HardwareInTheLoop):
+        if self.nudged.outside:
             raise ValueError(
-                "nudged is a HardwareInTheLoop, and a device knows nothing of the "
-                "correction −(J − Jᵀ)(s − s⁰): use ep.Euler (`free` may be the device)"
+                f"nudged is a {kind}, but a device does not apply the correction "
+                "−(J − Jᵀ)(s − s⁰): use ep.Euler (`free` may be the device)"
             )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
@@ -80,9 +79,8 @@ class Symmetrized(AbstractVectorField):
 
     @property
     def total_energy(self):
-        if not has_total_energy(self.system):
-            return None
-        return lambda x, y, s, beta: self.system.total_energy(x[0], y, s, beta)  # type: ignore[attr-defined]
+        total = self.system.total_energy
+        return total and (lambda x, y, s, beta: total(x[0], y, s, beta))
 
     def velocity(self, x: Any, s: State) -> State:
         x, anchor = x

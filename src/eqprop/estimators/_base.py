@@ -11,7 +11,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
-from ..relaxations._base import AbstractRelaxation, Equilibrium, relax
+from ..relaxations import AbstractRelaxation, Equilibrium, relax
 from ..relaxations._numbers import traced
 from ..relaxations._outside import hear, uses_outside
 from ..systems import _check

@@ -1,5 +1,6 @@
 """A system whose output units are held at given values, whatever drives them."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -10,14 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Inexact, PyTree
 
 from ..systems import _check
-from ..systems._base import (
-    AbstractMap,
-    AbstractSystem,
-    energy_of,
-    has_potential,
-    learning_field,
-    State,
-)
+from ..systems._base import AbstractMap, AbstractSystem, energy_of, State
 from ..systems._total_energy import has_total_energy
 from ._base import UnsuitableRule
 
@@ -41,8 +35,20 @@ class Clamped(AbstractSystem):
     def velocity(self, x: Any, s: State) -> State:
         return self.system.velocity(x, s)
 
-    def learning_field(self, x: Any, s: State) -> State:
-        return learning_field(self.system)(x, s)
+    def forced_velocity(self, x: Any, s: State, force: State) -> State:
+        return self.system.forced_velocity(x, s, force)
+
+    def project_parameters(self):
+        return dataclasses.replace(self, system=self.system.project_parameters())
+
+    def prepared(self):
+        return dataclasses.replace(self, system=self.system.prepared())
+
+    def reciprocal(self):
+        return self.system.reciprocal()
+
+    def blocks(self):
+        return self.system.blocks()
 
     def readout(self, s: State) -> Array:
         return self.system.readout(s)
@@ -59,8 +65,9 @@ class Clamped(AbstractSystem):
         )
 
     def tangent(self, direction: State) -> State:
-        """The part of a direction that leaves the held units where they are."""
+        """Return the part of a direction that does not move the held units."""
         held = self._held(direction)
+        direction = self.system.tangent(direction)
         return jax.tree.map(lambda u, h: jnp.where(h != 0, 0, u), direction, held)
 
     def _held(self, s: State) -> State:
@@ -70,14 +77,22 @@ class Clamped(AbstractSystem):
 
     @property
     def potential(self):
-        """The energy that the velocity descends, where there is one."""
-        if isinstance(self.system, AbstractMap) or not has_potential(self.system):
+        """The energy that the velocity descends, if there is one."""
+        if isinstance(self.system, AbstractMap) or self.system.potential is None:
             return None
         return energy_of(self.system)
 
     @property
-    def blocks(self):
-        return getattr(self.system, "blocks", None)
+    def learning_field(self):
+        return self.system.learning_field
+
+    @property
+    def rates(self):
+        return self.system.rates
+
+    @property
+    def synapses(self):
+        return self.system.synapses
 
 
 def check_clamp(

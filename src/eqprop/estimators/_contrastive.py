@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ..relaxations._base import AbstractRelaxation, Dynamics, Equilibrium
-from ..relaxations._hardware import HardwareInTheLoop
 from ..relaxations._keys import example_keys
 from ..systems import _check
 from ..systems._base import (
@@ -73,10 +72,10 @@ class AbstractClampedContrast(AbstractEstimator):
 
     def __check_init__(self):
         check_phases(free=self.free, clamped=self.clamped)
-        if isinstance(self.clamped, HardwareInTheLoop):
+        if self.clamped.outside:
             raise ValueError(
-                "clamped is a HardwareInTheLoop, which is told of a nudge and not of "
-                "held outputs; use ep.EquilibriumPropagation, or ep.Euler here"
+                f"clamped is a {type(self.clamped).__name__}, which nudges outputs "
+                "and does not hold them; use ep.EquilibriumPropagation, or ep.Euler"
             )
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Scalar
 
-from ..relaxations._base import AbstractRelaxation, Equilibrium, relax, Status
+from ..relaxations import AbstractRelaxation, Equilibrium, relax, Status
 from ..relaxations._euler import Euler
 from ..relaxations._outside import uses_outside
 from ..relaxations._sweep import Sweep

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Scalar
 
-from ..relaxations._base import AbstractRelaxation, relax, Status
+from ..relaxations import AbstractRelaxation, relax, Status
 from ..systems._base import has_potential, learning_field
 from ..systems._total_energy import batch_costs, nudge_energy
 from ._base import AbstractEstimator, Gradient, Stats, replace_ignored, weighted_mean

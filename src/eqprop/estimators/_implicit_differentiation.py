@@ -51,7 +51,7 @@ class ImplicitDifferentiation(AbstractEstimator):
 
     def at(self, system, cost, x, y, free, keys, weight) -> Gradient:
         x, y, state = replace_ignored((x, y, free.state), weight)
-        dt = getattr(self.free, "dt", 1.0)
+        dt = 1.0 if self.free.dt is None else self.free.dt
 
         def solve(x, y, s):
             first = error_signal(system, cost, x, y, s)

@@ -64,8 +64,6 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
         return named_estimator(name, like.estimator)
     if type(like) is kind:
         return like
-    if kind is ImplicitDifferentiation:
-        return ImplicitDifferentiation(like.free)
     clamped = getattr(like, "clamped", like.free)
     nudged: AbstractRelaxation = getattr(like, "nudged", clamped)
     if issubclass(kind, AbstractSampler):
@@ -81,10 +79,9 @@ def named_estimator(name: str, like: AbstractEstimator) -> AbstractEstimator:
         if nudging and not two_paths:
             options["nudging"] = nudging
         return kind(like.free, nudged, **options)  # type: ignore[call-arg]
-    dt = getattr(nudged, "dt", None)
-    if dt is None:  # a sweep does more than a step of Euler's
+    if "dt" not in names or nudged.dt is None:  # a sweep does more than an Euler step
         return kind(like.free)  # type: ignore[call-arg]
-    return kind(like.free, dt, nudged.steps)  # type: ignore[call-arg]
+    return kind(like.free, nudged.dt, nudged.steps)  # type: ignore[call-arg]
 
 
 def _sampler(
@@ -107,6 +104,5 @@ def _sampler(
 
 
 def _warm(phase: AbstractRelaxation) -> Langevin:
-    dt = getattr(phase, "dt", None)
-    steps = phase.steps if dt is not None else 2 * phase.steps
-    return Langevin(dt=dt or 0.5, steps=steps, temperature=1e-3, adjusted=False)
+    steps = phase.steps if phase.dt is not None else 2 * phase.steps
+    return Langevin(dt=phase.dt or 0.5, steps=steps, temperature=1e-3, adjusted=False)

@@ -48,7 +48,8 @@ def rounding(system: AbstractSystem, relaxation: Any, a: State, b: State) -> Sca
     known = jax.tree.map(free, a, held(0.99), held(1.01))
     eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(a))).eps
     noise, size = eps * norm(known), norm(jax.tree.map(jnp.subtract, a, b))
-    dt = jnp.minimum(jnp.asarray(getattr(relaxation, "dt", 1.0), float), 1)
+    dt = 1.0 if relaxation.dt is None else relaxation.dt
+    dt = jnp.minimum(jnp.asarray(dt, float), 1)
     error = noise / jnp.where(size > 0, size, jnp.where(noise > 0, noise, 1))
     return jnp.where(noise > 0, jnp.minimum(error / dt, 1), 0).astype(float)
 

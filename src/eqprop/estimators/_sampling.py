@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
-from ..relaxations._base import Dynamics, Equilibrium, initial_state
+from ..relaxations import Dynamics, Equilibrium, initial_state
 from ..relaxations._keys import example_keys
 from ..relaxations._langevin import Chain, checked_key, Langevin
 from ..systems import _check

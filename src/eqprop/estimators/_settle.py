@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..costs import AbstractCost
-from ..relaxations._base import Equilibrium, relax, Status
-from ..relaxations._hardware import HardwareInTheLoop
+from ..relaxations import Equilibrium, relax, Status
 from ..relaxations._numbers import traced
 from ..systems import _check
-from ..systems._base import AbstractSystem, Block, State, has_potential, learning_field
+from ..systems._base import AbstractSystem, Block, State
 from ._base import AbstractEstimator
 from ._reverse import first_order, reverse_only
 from ._rounding import warn_rounded
@@ -81,10 +80,11 @@ def settle(
             f"adjoint is {type(adjoint).__name__}, which {adjoint.no_adjoint}; use "
             "e.g. ep.EquilibriumPropagation"
         )
-    if isinstance(getattr(adjoint, "nudged", None), HardwareInTheLoop):
+    nudged = vars(adjoint).get("nudged")
+    if nudged is not None and nudged.outside:
         raise ValueError(
-            "adjoint.nudged is a HardwareInTheLoop; here the nudge is a cotangent, "
-            "which a device that knows its own cost cannot apply: use ep.Euler, or "
+            f"adjoint.nudged is a {type(nudged).__name__}; here the nudge is a "
+            "cotangent, but a device nudges with its own cost: use ep.Euler, or "
             "ep.RecurrentBackpropagation (`free` may be the device)"
         )
     (x,) = _check.batch(x=x)
@@ -204,7 +204,8 @@ class _LinearCost(AbstractCost):
 class _Layer(AbstractSystem):
     """A system whose inputs are parameters too, one for each example.
 
-    An example's x is its index, the prediction its whole state.
+    An example's x is its index, and the prediction is its whole state.  The layer has
+    no total energy: its cost is the cotangent.
     """
 
     system: AbstractSystem
@@ -222,30 +223,46 @@ class _Layer(AbstractSystem):
     def forced_velocity(self, x, s, force):
         return self.system.forced_velocity(self._x(x), s, force)
 
-    def learning_field(self, x, s):
-        return learning_field(self.system)(self._x(x), s)
-
     def project(self, s):
         return self.system.project(s)
+
+    def project_parameters(self):
+        return dataclasses.replace(self, system=self.system.project_parameters())
+
+    def prepared(self):
+        return dataclasses.replace(self, system=self.system.prepared())
+
+    def reciprocal(self):
+        return self.system.reciprocal()
+
+    def tangent(self, direction):
+        return self.system.tangent(direction)
 
     def readout(self, s):
         return _flat(s)
 
     @property
     def potential(self):
-        if not has_potential(self.system):
-            return None
-        return lambda x, s: self.system.potential(self._x(x), s)  # type: ignore[attr-defined]
+        return self._at(self.system.potential)
 
     @property
+    def learning_field(self):
+        return self._at(self.system.learning_field)
+
+    @property
+    def rates(self):
+        return self.system.rates
+
+    @property
+    def synapses(self):
+        return self._at(self.system.synapses)
+
+    def _at(self, function):
+        return function and (lambda x, s: function(self._x(x), s))
+
     def blocks(self):
-        if not callable(getattr(self.system, "blocks", None)):
-            return None
-
-        def blocks():
-            return tuple(self._block(block) for block in self.system.blocks())  # type: ignore[attr-defined]
-
-        return blocks
+        blocks = self.system.blocks()
+        return blocks and tuple(self._block(block) for block in blocks)
 
     def _block(self, block: Block) -> Block:
         curvature = block.curvature

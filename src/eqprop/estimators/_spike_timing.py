@@ -139,8 +139,7 @@ def _gradient(values: Callable[[Any], Array], model: Any, weight: Any) -> PyTree
 
 def _through_synapses(system: Any) -> bool:
     """Whether parameters act through −synapses(x, rates(s)) in a potential."""
-    declared = (getattr(system, name, None) for name in ("rates", "synapses"))
-    return has_potential(system) and all(callable(function) for function in declared)
+    return has_potential(system) and system.synapses is not None
 
 
 def _of_rates(system: Any, x: Any, s: State, moved: State) -> Scalar:

@@ -83,14 +83,15 @@ class KolenPollackEquilibriumPropagation(VectorFieldEquilibriumPropagation):
 def reciprocal_pairs(system: Any) -> list[tuple[Array, Array]]:
     """The pairs (W, B) that a system, or a tree of its gradients, declares."""
     name = type(system).__name__
-    if not callable(getattr(system, "reciprocal", None)):
+    pairs = system.reciprocal()
+    if pairs is None:
         raise UnsuitableRule(
             f"{name} declares no pairs of forward and backward weights, so there is "
             "nothing to align; define reciprocal() that returns both sequences, or "
             "use ep.VectorFieldEquilibriumPropagation",
             "vf",
         )
-    forward, backward = (jax.tree.leaves(members) for members in system.reciprocal())
+    forward, backward = map(jax.tree.leaves, pairs)
     shapes = [[jnp.shape(leaf) for leaf in members] for members in (forward, backward)]
     if shapes[0] != shapes[1] or not forward:
         raise ValueError(

@@ -16,14 +16,14 @@ class Euler(AbstractRelaxation):
 
     - `dt`: step size, in units of the neurons' time constant; 1 for a discrete map
       (paper D).
-    - `steps`: steps at most, or exactly where `tol` is `None`.
+    - `steps`: the largest number of steps; if `tol` is `None`, exactly this number.
     - `tol`: an example stops moving once its residual is below this velocity.
     """
 
     dt: float = 0.5
     """step size, in units of the neurons' time constant"""
     steps: int = 20
-    """number of steps (at most, where there is a tolerance)"""
+    """number of steps (with a tolerance: the largest number)"""
     tol: float | None = None
     """residual below which an example stops (velocity); None: all steps"""
 
@@ -37,7 +37,7 @@ class Euler(AbstractRelaxation):
         moved = dynamics.system.project(raw)
 
         def kept(u, v, r, m):
-            # From v, since m − u holds it only to the rounding of u.
+            # Use v if it is not projected: m − u contains the rounding of u.
             return jnp.where(m == r, v, (m - u) / self.dt)
 
         return moved, largest(jax.tree.map(kept, s, velocity, raw, moved))

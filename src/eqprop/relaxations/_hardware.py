@@ -1,9 +1,8 @@
-"""A relaxation outside of the library: a chip, a circuit simulator, any program.
+"""A relaxation outside the library: a chip, a circuit simulator, any program.
 
-EP needs nothing of a physical network but its states in two phases.  Here they come
-from the user's own function, once a phase for the whole batch, and the learning rule
-takes them as it takes computed ones (in-the-loop training: the device's mismatch and
-noise are part of what is trained).
+EP only needs the states of a physical network in two phases.  Here the user's function
+returns them, once a phase for the whole batch.  The learning rule uses them like
+computed states, so training includes the device's mismatch and noise.
 """
 
 import functools
@@ -20,52 +19,53 @@ from jax.experimental import io_callback
 from ..systems import _check
 from ..systems._base import State
 from ._base import AbstractRelaxation, Dynamics, Equilibrium, Status
-from ._outside import Outside, raised
+from ._outside import raised
 
 
-class HardwareInTheLoop(AbstractRelaxation, Outside):
-    """States that a device, or any Python program, settles to.
+class HardwareInTheLoop(AbstractRelaxation):
+    """The states to which a device, or any Python program, settles.
 
     `device(params, x, y, beta, state) -> state` gets and returns NumPy arrays with a
-    leading batch axis, its own copies of them:
+    leading batch axis.  The arrays are copies:
 
     - `params`: the system, its arrays as NumPy (`params.weights[0]`);
     - `x`, `y`: inputs and targets; `y` is `None` in a free phase;
     - `beta`: a float, 0.0 in a free phase, or an array `[batch]`;
-    - `state`: where to start, of the structure and shapes to be returned.
+    - `state`: the start state; the returned state must have its structure and shapes.
 
-    A device with a parameter `key` or `phase` is also told, by keyword:
+    A device with a parameter `key` or `phase` also gets, by keyword:
 
     - `key`: an array of integers, a seed for `numpy.random.default_rng(key)`, or `None`
-      where the caller has no key.  Training passes one, the same again when resumed;
-    - `phase`: `"free"` or `"nudged"`; the sign of `beta` tells two nudged phases apart.
+      if the caller has no key.  Training passes a key; a resumed run passes the same;
+    - `phase`: `"free"` or `"nudged"`; the sign of `beta` distinguishes nudged phases.
 
-    The device may return `(state, status)`, with an `ep.Status` for each example: one
-    that did not settle is then treated as on a computed phase (`on_unsettled`), and
-    the state of a diverged one may be NaN.  Return float64: what the model's dtype
-    rounds away is kept in `Equilibrium.remainder`, and EP's contrast uses it.
+    The device may return `(state, status)`, with an `ep.Status` for each example.
+    Examples that did not settle are then treated as in a computed phase
+    (`on_unsettled`), and the state of a diverged example may be NaN.  Return float64:
+    `Equilibrium.remainder` keeps the part that the model's dtype cannot hold, and EP's
+    contrast uses it.
 
-    Each phase is one call, neither repeated nor left out, also inside `jax.jit` and
-    training; centered EP makes three a batch, with 0, β and −β.  With `batched` it
-    makes two: `state` and the returned state lead with an axis of phases (of length 1
-    in a free phase), `beta` has the shape `[phases]` or `[phases, batch]`, `key`
-    `[phases, words]` and the status `[phases, batch]`; x and y have no such axis.
-    Whether phases share a key is the estimator's `common_noise`.  The cost that the
-    device nudges with is its own; the library's gives the loss and ∂C/∂θ.
+    Each phase is exactly one call, also inside `jax.jit` and training.  Centered EP
+    makes three calls a batch, with 0, β and −β.  With `batched` it makes two: `state`
+    and the returned state then start with an axis of phases (of length 1 in a free
+    phase), `beta` has the shape `[phases]` or `[phases, batch]`, `key` has
+    `[phases, words]` and the status `[phases, batch]`; x and y have no such axis.  The
+    estimator's `common_noise` decides whether phases share a key.  The device nudges
+    with its own cost; the library's cost gives the loss and ∂C/∂θ.
 
-    The result counts as one step.  Where the device returns no status, an example is
-    `settled` if the residual, the model's projected velocity at the device's state, is
-    finite: the device is trusted, and the residual says how far the model is from it.
-    No derivative goes through the device: rules that need a Jacobian (RBP, BPTT,
-    implicit, AsymEP, Dyadic EP) take the model's, at the device's state.
+    The result counts as one step.  If the device returns no status, an example is
+    `settled` if its residual, the model's projected velocity at the device's state, is
+    finite.  The residual measures how far the model is from the device.  Derivatives do
+    not pass through the device: rules that need a Jacobian (RBP, BPTT, implicit,
+    AsymEP, Dyadic EP) use the model's Jacobian at the device's state.
 
-    An exception of the device reaches the caller as it is; a state of another
-    structure, shape or kind of number, or that is not finite though its example did
-    not diverge, is a `ValueError`.  Ctrl-C interrupts it like any Python.
+    An exception of the device reaches the caller unchanged.  A returned state with
+    another structure, shape or kind of number raises `ValueError`, and so does a state
+    that is not finite unless its example diverged.  Ctrl-C interrupts the device.
 
     **Arguments:**
 
-    - `device`: the function; it must not call JAX.
+    - `device`: the function; it cannot call JAX.
     - `batched`: settle all nudged phases of a batch in one call.
     """
 
@@ -75,6 +75,7 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
     """settle all nudged phases of a batch in one call"""
     steps: int = eqx.field(default=1, init=False)
     tol: float | None = eqx.field(default=None, init=False)
+    outside = True
 
     def __check_init__(self):
         if not callable(self.device):
@@ -86,27 +87,27 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
             hash(self.device)
         except TypeError:
             raise ValueError(
-                f"device is a {type(self.device).__name__} without a hash, by which "
-                "compiled programs are found again; wrap it: def device(*args): return "
-                "it(*args)"
+                f"device is a {type(self.device).__name__} without a hash, which JAX "
+                "needs to find its compiled program again; wrap it: def device(*args): "
+                "return it(*args)"
             ) from None
 
     def step(self, dynamics: Dynamics, s: State, key):
         raise ValueError(
-            "HardwareInTheLoop settles whole batches at once and takes no single "
-            "steps; give ep.Euler where a theorem or a trajectory is asked for"
+            "HardwareInTheLoop settles whole batches at once and has no single steps; "
+            "use ep.Euler for a theorem or a trajectory"
         )
 
     def settle_batch(self, system, x, y, state, cost, beta, keys) -> Equilibrium:
         if any(jnp.iscomplexobj(u) for u in (beta, *jax.tree.leaves(state))):
             raise ValueError(
-                "a device has no complex states; holomorphic EP needs computed phases, "
-                "e.g. nudged=ep.Euler(...)"
+                "the state is complex, but a device has real states; holomorphic EP "
+                "needs computed phases, e.g. nudged=ep.Euler(...)"
             )
         if jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
             raise ValueError(
-                f"the cost {type(cost).__name__} has parameters, which a device would "
-                "not get; make them the system's, and give a cost without"
+                f"the cost {type(cost).__name__} has parameters, which a device does "
+                "not get; move them to the system, and give a cost without parameters"
             )
         arrays, static = eqx.partition(system, eqx.is_array)
         key = None if keys is None else jax.random.key_data(keys[0])
@@ -127,7 +128,7 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
         return Equilibrium(reached, jnp.ones(left.shape, int), left, status, remainder)
 
     def _call(self, static: Any, kinds: Any, *words: Any) -> Any:
-        """Give the device one call's numbers and return its answer, all in NumPy."""
+        """Call the device once and return its checked answer, all in NumPy."""
         try:
             words = jax.tree.map(np.asarray, words)
             numbers = jax.tree.map(_from_words, words, kinds)
@@ -146,7 +147,7 @@ class HardwareInTheLoop(AbstractRelaxation, Outside):
 
 
 def _ask(call: Callable, state: State, phases: tuple[int, ...] = ()) -> Callable:
-    """The call as a JAX function; the answer is (state in words, remainder, status)."""
+    """Return the call as a JAX function: (state in words, remainder, status)."""
     high = jax.eval_shape(lambda: jax.tree.map(_to_words, state))
     low = None
     if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(state)):
@@ -156,13 +157,13 @@ def _ask(call: Callable, state: State, phases: tuple[int, ...] = ()) -> Callable
     shapes = jax.tree.map(
         lambda u: jax.ShapeDtypeStruct((*phases, *u.shape), u.dtype), shapes
     )
-    # Impure, so that no call is merged with another, dropped or repeated; under
-    # jax.vmap (the phases of β) it is called once for each, with whole batches.
+    # An impure callback, so that JAX does not merge, drop or repeat a call.  Under
+    # jax.vmap (the phases of β) it runs once for each phase, with whole batches.
     return functools.partial(io_callback, call, shapes)
 
 
 def _in_one_call(call: Callable, state: State) -> Callable:
-    """The same with an axis of phases, over which `jax.vmap` makes a single call."""
+    """Return `_ask` with an axis of phases, over which `jax.vmap` makes one call."""
 
     @jax.custom_batching.custom_vmap
     def ask(fixed, varied):
@@ -171,13 +172,13 @@ def _in_one_call(call: Callable, state: State) -> Callable:
 
     @ask.def_vmap
     def phases(size, mapped, fixed, varied):
-        def spread(tree, mapped):
-            return jax.tree.map(
-                lambda u, m: u if m else jnp.broadcast_to(u, (size, *u.shape)),
-                *(tree, mapped),
-            )
+        def one(u, is_mapped):
+            return u if is_mapped else jnp.broadcast_to(u, (size, *u.shape))
 
-        if any(jax.tree.leaves(mapped[0])):  # a vmap of the user's, over models or data
+        def spread(tree, mapped):
+            return jax.tree.map(one, tree, mapped)
+
+        if any(jax.tree.leaves(mapped[0])):  # the user's own vmap, over models or data
             given = (spread(fixed, mapped[0]), spread(varied, mapped[1]))
             found = jax.lax.map(lambda one: ask(*one), given)
         else:
@@ -188,7 +189,7 @@ def _in_one_call(call: Callable, state: State) -> Callable:
 
 
 def _keywords(device: Callable) -> set[str]:
-    """Names that a device takes by keyword, after its five arguments."""
+    """Return the names that a device takes by keyword, after its five arguments."""
     try:
         parameters = list(inspect.signature(device).parameters.values())
     except (TypeError, ValueError):  # a builtin, or an object without a signature
@@ -200,9 +201,9 @@ def _keywords(device: Callable) -> set[str]:
 
 
 def _to_words(array: Any) -> Any:
-    """Numbers of 64 bits as pairs of 32, which JAX hands to and from a callback as is.
+    """Return numbers of 64 bits as pairs of 32 bits, which JAX passes unchanged.
 
-    It rounds others where the callback's thread does not know of `jax.enable_x64`.
+    JAX would round them, because the callback's thread ignores `jax.enable_x64`.
     """
     if array.dtype not in (np.float64, np.int64, np.uint64):
         return array
@@ -212,7 +213,7 @@ def _to_words(array: Any) -> Any:
 
 
 def _from_words(words: Any, kind: Any) -> Any:
-    """The numbers of that kind again; in NumPy a writable copy of them."""
+    """Return the numbers of that dtype again; in NumPy as a writable copy."""
     if words.dtype != kind:
         if isinstance(words, np.ndarray):
             return np.array(words).view(kind)[..., 0]
@@ -221,9 +222,9 @@ def _from_words(words: Any, kind: Any) -> Any:
 
 
 def _answer(found: Any, state: State, axes: int) -> Any:
-    """(state in words, remainder, status) of a device's answer, or a ValueError.
+    """Return (state in words, remainder, status) of a device's checked answer.
 
-    `axes` counts the leading axes, of phases if any and of examples.
+    `axes` counts the leading axes: examples, and phases if any.
     """
     expected, shape = jax.tree.structure(state), jax.tree.leaves(state)[0].shape[:axes]
     status = np.full(shape, Status.settled, np.int32)
@@ -234,7 +235,7 @@ def _answer(found: Any, state: State, axes: int) -> Any:
             found, status = first, _as_status(second, shape)
     if jax.tree.structure(found) != expected:
         raise ValueError(
-            f"the device returned the structure {_check._structure(found)}; a state is "
+            f"the device returned the structure {_check._structure(found)}; return "
             f"{_check._structure(state)}, alone or in a pair (state, status)"
         )
     found = jax.tree_util.tree_map_with_path(
@@ -243,29 +244,30 @@ def _answer(found: Any, state: State, axes: int) -> Any:
     high = jax.tree.map(lambda old, new: np.array(new, old.dtype), state, found)
     low = None
     if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(state)):
+
+        def rounded_away(h, new):
+            return np.asarray(new - h.astype(np.float64), np.float32)
+
         with np.errstate(invalid="ignore"):
-            low = jax.tree.map(
-                lambda h, new: np.asarray(new - h.astype(np.float64), np.float32),
-                *(high, found),
-            )
+            low = jax.tree.map(rounded_away, high, found)
     return jax.tree.map(_to_words, high), low, status
 
 
 def _as_status(status: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers of `Status` for each example, or a ValueError that says why not."""
+    """Return a checked `Status` number for each example."""
     status = np.asarray(status)
     kinds = [int(kind) for kind in Status]
-    whole = np.issubdtype(status.dtype, np.integer)
-    if status.shape != shape or not whole or not np.isin(status, kinds).all():
+    integers = np.issubdtype(status.dtype, np.integer)
+    if status.shape != shape or not integers or not np.isin(status, kinds).all():
         raise ValueError(
-            f"the device returned the status {status!r}; it must hold numbers of "
+            f"the device returned the status {status!r}; it must contain numbers of "
             f"ep.Status, {kinds[0]} to {kinds[-1]}, one for each example: shape {shape}"
         )
     return status.astype(np.int32)
 
 
 def _as_leaf(status: np.ndarray, path: Any, old: Any, new: Any) -> np.ndarray:
-    """One array of a device's state in float64, or a ValueError that says why not."""
+    """Return one checked array of a device's state in float64."""
     name, new = f"state{jax.tree_util.keystr(path)}", np.asarray(new)
     if new.shape != old.shape:
         leading = "batch first" if status.ndim == 1 else "phases and batch first"
@@ -284,8 +286,8 @@ def _as_leaf(status: np.ndarray, path: Any, old: Any, new: Any) -> np.ndarray:
         first = int(np.argwhere(wrong)[0, -1])
         raise ValueError(
             f"the device returned NaN or infinity for {name}, first in example "
-            f"{first} of the batch; it must be finite. For an example that failed "
-            "return (state, status) with ep.Status.diverged there"
+            f"{first} of the batch; it must be finite. If an example failed, return "
+            "(state, status) with ep.Status.diverged for it"
         )
-    # A copy: the device may use its own buffer again.
+    # Copy, because the device may reuse its buffer.
     return np.array(new, np.float64)

@@ -1,4 +1,4 @@
-"""Random keys of examples by their place in the batch, on however many devices."""
+"""Random keys of examples, which do not depend on the number of devices."""
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -10,10 +10,10 @@ DATA_AXIS = "data"
 def example_keys(
     key: PRNGKeyArray, batch: int, shape: tuple[int, ...] = ()
 ) -> PRNGKeyArray:
-    """Keys `[*shape, batch]`, one for each example.
+    """Return keys `[*shape, batch]`, one for each example.
 
-    Where `batch` is a device's part of a larger batch, split over the mesh axis
-    `DATA_AXIS`, they are those that the examples have in the whole batch: a rule that
+    If `batch` is one device's part of a larger batch, split over the mesh axis
+    `DATA_AXIS`, return the keys of these examples in the whole batch.  A rule that
     draws its noise from them learns the same on any number of devices.
     """
     try:

@@ -1,9 +1,9 @@
-"""Langevin dynamics: settling at a temperature, ds = velocity dt + √(2T) dB.
+"""Langevin dynamics at a temperature T: ds = velocity dt + √(2T) dB.
 
-Where velocity = −∂F/∂s its stationary law is p(s) ∝ e^{−F(s)/T} (the stochastic
-framework of paper A).  An Euler–Maruyama step of finite dt has a law of its own,
-with variance T/(k (1 − k dt/2)) along a direction of curvature k; the Metropolis
-step makes it e^{−F/T} again (MALA: Roberts & Tweedie 1996).
+If velocity = −∂F/∂s, its stationary law is p(s) ∝ e^{−F(s)/T} (the stochastic
+framework of paper A).  Euler–Maruyama steps of finite dt have another law, with
+variance T/(k (1 − k dt/2)) along a direction of curvature k.  The Metropolis step
+restores e^{−F/T} (MALA: Roberts & Tweedie 1996).
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ from ._projected import largest, projected
 
 
 class Chain(eqx.Module):
-    """Where a chain stands, with the velocity and energy that its next step needs."""
+    """The state of a chain, with the velocity and energy that its next step needs."""
 
     state: State
     velocity: State
@@ -36,18 +36,18 @@ class Chain(eqx.Module):
 
 
 class Langevin(AbstractRelaxation):
-    """s' = s + dt velocity + √(2 T dt) ξ, accepted or refused where `adjusted`.
+    """s' = s + dt velocity + √(2 T dt) ξ, accepted or rejected if `adjusted`.
 
-    With `adjusted` the law of the chain is e^{−F/T} exactly, F = E + β C, whatever
-    dt: this needs an energy.  A proposal outside the bounds is refused (the law is
-    e^{−F/T} within them); one that falls far from the law nearly always too.  So a
-    chain with many units at their bounds, or one that starts cold and far away, stands
-    still: look at the acceptance, take a smaller dt, or start it where an unadjusted
-    phase ended.  Without it a step is `project`ed like Euler's, which piles
-    probability up on the bounds (it does not reflect at them).
+    With `adjusted`, the law of the chain is exactly e^{−F/T}, F = E + β C, for any dt.
+    This needs an energy.  Proposals outside the bounds are rejected (the law is
+    e^{−F/T} within them), and so are nearly all proposals of low probability.  So a
+    chain does not move if many units are at their bounds, or if it starts cold and far
+    away.  Then look at the acceptance, use a smaller dt, or start the chain at the end
+    of an unadjusted phase.  Without `adjusted`, each step is projected like Euler's;
+    probability accumulates at the bounds (they do not reflect).
 
-    A sampler never settles: its `status` is `unsettled`, or `diverged` where state
-    or velocity are not finite.  Its `residual` is that of the drift.  `ep.relax` and
+    A chain never settles: its `status` is `unsettled`, or `diverged` if the state or
+    the velocity is not finite.  Its `residual` is that of the drift.  `ep.relax` and
     the estimators need a `key`.
 
     **Arguments:**
@@ -65,23 +65,21 @@ class Langevin(AbstractRelaxation):
     temperature: float = 1e-3
     """T, in units of energy"""
     adjusted: bool = True
-    """accept or refuse each step, so that the law is e^{−F/T} (needs an energy)"""
+    """accept or reject each step, so that the law is e^{−F/T} (needs an energy)"""
     tol: float | None = None
-    """always None: noise does not settle"""
+    """always None, because noise does not settle"""
+    draws_noise = True
 
     def __check_init__(self):
         if self.tol is not None:
             raise ValueError(
-                f"Langevin: tol is {self.tol}; a chain with noise never settles, so it "
-                "must be None"
+                f"Langevin: tol is {self.tol}; it must be None, because a chain with "
+                "noise never settles"
             )
         if not isinstance(self.temperature, Tracer) and self.temperature == 0:
-            raise ValueError("Langevin: temperature is 0; that is ep.Euler, use it")
-        check_hyperparameters(
-            *("Langevin", self.steps, None),
-            dt=self.dt,
-            temperature=self.temperature,
-        )
+            raise ValueError("Langevin: temperature is 0; use ep.Euler, which is T = 0")
+        positive = {"dt": self.dt, "temperature": self.temperature}
+        check_hyperparameters("Langevin", self.steps, None, **positive)
 
     def step(self, dynamics: Dynamics, s: State, key):
         chain, _ = self.move(dynamics, self.start(dynamics, s), checked_key(key))
@@ -93,16 +91,19 @@ class Langevin(AbstractRelaxation):
         return self.end(dynamics, chain)
 
     def start(self, dynamics: Dynamics, s: State) -> Chain:
-        """The chain that starts at `s`, within the bounds."""
+        """Return the chain that starts at `s`, projected if `adjusted`."""
         s = dynamics.system.project(s) if self.adjusted else s
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(s)):
-            raise ValueError("Langevin: the state is complex; no law orders its energy")
+            raise ValueError(
+                "Langevin: the state is complex, but e^(−F/T) needs a real energy; "
+                "use ep.Euler"
+            )
         return self._chain(dynamics, s)
 
     def run(
         self, dynamics: Dynamics, chain: Chain, key: PRNGKeyArray, first: Any, last: Any
     ) -> tuple[Chain, Array]:
-        """Steps number first, …, last − 1 of the chain, and their acceptances' sum."""
+        """Make steps first, …, last − 1; return the chain and its acceptances' sum."""
 
         def body(t, carry):
             chain, total = carry
@@ -115,20 +116,21 @@ class Langevin(AbstractRelaxation):
     def move(
         self, dynamics: Dynamics, chain: Chain, key: PRNGKeyArray
     ) -> tuple[Chain, Array]:
-        """One step, and the probability with which it was accepted."""
+        """Make one step; return the chain and the probability of acceptance."""
         system, dt = dynamics.system, self.dt
         noise, threshold = _draw(key, chain.state)
-        noise = _tangent(system, noise)
+        noise = system.tangent(noise)
         width = (2 * self.temperature * dt) ** 0.5
         drifted = jax.tree.map(lambda s, v: s + dt * v, chain.state, chain.velocity)
         raw = jax.tree.map(lambda s, n: s + width * n, drifted, noise)
         proposal = self._chain(dynamics, system.project(raw))
         if not self.adjusted:
             return proposal, jnp.ones_like(threshold)
-        back = jax.tree.map(
-            lambda new, v, old: (old - new - dt * v) / width,
-            *(proposal.state, proposal.velocity, chain.state),
-        )
+
+        def noise_back(new, v, old):
+            return (old - new - dt * v) / width
+
+        back = jax.tree.map(noise_back, proposal.state, proposal.velocity, chain.state)
         fall = (chain.energy - proposal.energy) / self.temperature  # type: ignore[operator]
         # log of e^{−F(s')/T} q(s|s') / (e^{−F(s)/T} q(s'|s))
         log_ratio = fall + (_squares(noise) - _squares(back)) / 2
@@ -142,7 +144,7 @@ class Langevin(AbstractRelaxation):
         return chain, acceptance
 
     def end(self, dynamics: Dynamics, chain: Chain) -> Equilibrium:
-        """The state of the chain as a relaxation's result."""
+        """Return the state of the chain as the result of a relaxation."""
         residual = self._residual(dynamics, chain)
         finite = jnp.isfinite(residual)
         for leaf in jax.tree.leaves(chain.state):
@@ -151,7 +153,7 @@ class Langevin(AbstractRelaxation):
         return Equilibrium(chain.state, jnp.array(self.steps), residual, status)
 
     def _chain(self, dynamics: Dynamics, s: State) -> Chain:
-        velocity = _tangent(dynamics.system, dynamics.velocity(s))
+        velocity = dynamics.system.tangent(dynamics.velocity(s))
         velocity = jax.tree.map(lambda v, u: v.astype(u.dtype), velocity, s)
         return Chain(s, velocity, dynamics.energy(s) if self.adjusted else None)
 
@@ -162,20 +164,14 @@ class Langevin(AbstractRelaxation):
 
 
 def checked_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
-    """The key, or a ValueError where the random numbers have no seed."""
+    """Return the key; raise `ValueError` if it is `None`."""
     if key is None:
         raise ValueError("ep.Langevin draws random numbers; pass key=jax.random.key(0)")
     return key
 
 
-def _tangent(system: Any, direction: State) -> State:
-    """The part of a direction in which a system with held units may move."""
-    tangent = getattr(system, "tangent", None)
-    return tangent(direction) if callable(tangent) else direction
-
-
 def _draw(key: PRNGKeyArray, s: State) -> tuple[State, Array]:
-    """A standard normal state ξ, and the logarithm of a uniform number in [0, 1]."""
+    """Draw a standard normal state ξ and the logarithm of a uniform number."""
     flat, unflatten = ravel_pytree(s)
     normal = jax.random.normal(key, (flat.size + 1,), flat.dtype)
     return unflatten(normal[:-1]), jnp.log(ndtr(normal[-1]))
@@ -186,7 +182,7 @@ def _squares(s: State) -> Array:
 
 
 def _equal(raw: State, projected: State) -> Array:
-    """Whether `project` left a state where it was, up to rounding."""
+    """Return whether `project` kept a state, up to rounding."""
 
     def same(a, b):
         return jnp.all(jnp.abs(a - b) <= 8 * jnp.finfo(a.dtype).eps * (1 + jnp.abs(a)))

@@ -1,8 +1,8 @@
-"""Hyper-parameters as arguments of a compiled program, so that a sweep compiles once.
+"""Hyper-parameters as arguments of a compiled program: one program serves every β.
 
-A Python number in a rule or a relaxation is a constant of the program, and another β
-is another program.  The public functions call `traced` first; training does not, as
-one run has one β, and constants are faster there.
+A Python number in a rule or a relaxation is a constant of the program; each β would
+need its own.  The public functions therefore call `traced` first.  Training does not:
+a run has one β, and constants are faster.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ LIBRARY = __name__.partition(".")[0] + "."
 
 
 def traced(rule: PyTree, *arguments: Any) -> PyTree:
-    """`rule` with its real numbers as arrays of one number, of weak type.
+    """Return `rule` with its real numbers as arrays of one number, of weak type.
 
-    Inside another compiled program, where an argument is a tracer already, they stay
-    constants.  So they do in a user's own class, whose code may branch on them.
+    They remain constants inside another compiled program (if an argument is a tracer),
+    and in a user's own class, whose code may branch on them.
     """
     leaves = jax.tree.leaves(arguments)
     if any(isinstance(leaf, Tracer) for leaf in leaves):

@@ -1,38 +1,33 @@
-"""What a program outside of JAX raises in a callback, in its own words."""
+"""Relaxations that call a user's program, and the exceptions of that program."""
 
 import logging
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 from jax.core import Tracer
 from jax.experimental import io_callback
 
-
-class Outside(eqx.Module):
-    """Marks a relaxation that calls a program of the user's."""
-
+from ._base import AbstractRelaxation
 
 raised: list[BaseException] = []
-"""what such programs have raised since `hear` began to listen"""
+"""exceptions of such programs since `hear` was called"""
 
 
 def uses_outside(*trees: Any) -> bool:
-    """Whether any relaxation in these calls a program of the user's."""
+    """Return whether any relaxation in these trees calls a user's program."""
     leaves = jax.tree.leaves(trees, is_leaf=_is_outside)
     return any(map(_is_outside, leaves))
 
 
 def _is_outside(value: Any) -> bool:
-    return isinstance(value, Outside)
+    return isinstance(value, AbstractRelaxation) and value.outside
 
 
 def hear(function: Callable, *arguments: Any) -> Any:
-    """`function(*arguments)`, raising what a program of the user's raised in it.
+    """Return `function(*arguments)`; re-raise an exception of the user's program.
 
-    JAX would say it in an error of its own, after printing it, and only when the
-    result is used.
+    JAX alone would print the exception and raise its own, only when the result is used.
     """
     if not uses_outside(arguments):
         return function(*arguments)

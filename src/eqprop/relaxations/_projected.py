@@ -1,9 +1,8 @@
-"""The part of a step that `project` leaves, free of the rounding of the state.
+"""The part of a step that `project` keeps, without the rounding of the state.
 
-A state s stores a step d only to its own rounding: where |d| is below half an ulp of
-s, s + d is s, and a residual computed from (s + d) − s says that nothing moves.  Here
-the units are displaced far enough to see what `project` does to them, and what it
-leaves of d is scaled back.
+If |d| is below half an ulp of s, s + d equals s: a residual computed from (s + d) − s
+is 0, although the state moves.  This module displaces the units far enough to see the
+effect of `project`, and scales the result back to d.
 """
 
 import operator
@@ -22,14 +21,14 @@ FAR = 64
 
 
 def projected(project: Callable[[State], State], s: State, step: State) -> State:
-    """project(s + d) − s for d = `step`, as exact as d where `project` allows d.
+    """Return project(s + d) − s for d = `step`, as exact as d where `project` keeps d.
 
-    A `project` that treats each unit by itself sees each unit displaced by FAR ulp of
-    itself at least, so that a large unit beside a small one does not matter.  One that
-    joins units (a ball, a simplex) sees all of d times one factor.
+    If `project` treats each unit separately, displace each unit by at least FAR of its
+    own ulp: a large unit does not hide a small one.  If it couples units (a ball, a
+    simplex), multiply all of d by one factor.
     """
     if all(map(operator.is_, *map(jax.tree.leaves, (project(s), s)))):
-        return step  # no unit is held by anything
+        return step  # project changes nothing
     units, unravel = ravel_pytree(s)
     d, as_step = ravel_pytree(step)
 
@@ -39,7 +38,7 @@ def projected(project: Callable[[State], State], s: State, step: State) -> State
     ulp = jnp.finfo(units.dtype).eps * jnp.abs(units)
     far = units + jnp.where(jnp.abs(d) < FAR * ulp, FAR * ulp * jnp.sign(d), d)
     far_image = image(far)
-    # Units are apart if each ends where it does while its neighbours are not displaced.
+    # Units are separate if displaced neighbours do not change where a unit ends.
     black = _chessboard(s)
     half, other_half = jnp.where(black, far, units), jnp.where(black, units, far)
     alone = jnp.where(black, image(half), image(other_half))
@@ -57,7 +56,7 @@ def projected(project: Callable[[State], State], s: State, step: State) -> State
 
 
 def _chessboard(s: State) -> np.ndarray:
-    """Whether a unit stands on a black field of its leaf, all leaves in one row."""
+    """Return whether each unit is on a black field of its leaf, in one flat array."""
     fields = [
         (number + np.indices(leaf.shape).sum(0)) % 2 == 1
         for number, leaf in enumerate(jax.tree.leaves(s))
@@ -66,6 +65,6 @@ def _chessboard(s: State) -> np.ndarray:
 
 
 def largest(velocity: State) -> Array:
-    """‖velocity‖∞ over all leaves; NaN if any entry is."""
+    """Return ‖velocity‖∞ over all leaves; NaN if any entry is NaN."""
     leaves = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(velocity)]
     return jnp.max(jnp.stack(leaves))

@@ -44,9 +44,6 @@ TRAINING_STEPS = 64
 PLANNED = 10**6
 """training steps for which the learning rate is planned: it stays what it is"""
 PARTS = ("estimate", "free", "rule", "nudged", "update")
-SHAPES = {"digits": (8, 8), "mnist": (28, 28), "fashion-mnist": (28, 28)}
-"""shapes of an example; each of these has CLASSES classes"""
-CLASSES = 10
 
 
 def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
@@ -63,8 +60,9 @@ def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
         raise ValueError(
             "this recipe has no model of its own; give --system FILE.py:NAME"
         )
-    if config.data in SHAPES:
-        shape, outputs = SHAPES[config.data], CLASSES
+    named = data.DATA_SETS.get(config.data)
+    if named is not None:
+        shape, outputs = named.shape, named.classes
     else:
         dataset = data.load(config.data, flatten=False, task=config.task)
         shape, outputs = dataset.input_shape, dataset.target_size

@@ -246,9 +246,9 @@ def exact_angle(
 
 def _settling(free: AbstractRelaxation, system: Any) -> AbstractRelaxation:
     """The rule's own free relaxation, with steps enough to settle."""
-    if isinstance(free, Euler | Sweep):
+    if not (free.draws_noise or free.outside):
         longer: dict[str, Any] = {"steps": max(1000, free.steps), "tol": RESIDUAL}
         return dataclasses.replace(free, **longer)
-    if callable(getattr(system, "blocks", None)):
+    if system.blocks() is not None:
         return Sweep(1000, RESIDUAL)
     return Euler(dt=0.1, steps=5000, tol=RESIDUAL)

@@ -1,4 +1,4 @@
-"""Systems that settle: what relaxes, written for one example.
+"""Systems that settle: energies, maps and vector fields, written for one example.
 
 First stage of the flow: system → relaxation → estimator → optimizer → loop →
 report.  Only systems know parameters.

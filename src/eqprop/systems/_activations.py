@@ -1,8 +1,8 @@
-"""Activation functions ρ of the papers, each with what a relaxation must know.
+"""Activation functions ρ of the papers, each with its bounds and bend.
 
-JAX's own derivative of `clip` at a bound is ½ and that of `lax.clamp` 0.  The papers
-need ρ′(0) = ρ′(1) = 1, or a network that starts at zero never moves (paper A,
-section 5): that rule stands here, once.
+At a bound, JAX's derivative of `clip` is ½ and that of `lax.clamp` is 0.  The papers
+need ρ′(0) = ρ′(1) = 1; otherwise a network that starts at zero never moves (paper A,
+section 5).  `hard_sigmoid` has this derivative.
 """
 
 import importlib
@@ -18,15 +18,15 @@ from jaxtyping import Array
 
 
 class Activation(eqx.Module):
-    """ρ, the interval its units are kept in, and how strongly it bends.
+    """ρ, the bounds of its units, and an upper bound of |ρ″|.
 
     **Arguments:**
 
     - `function`: ρ, elementwise.
-    - `bounds`: units are projected to this closed interval after every step, or
-      `None`.  Within the bounds `bend` holds.
-    - `bend`: an upper bound of |ρ″|.  0 means that a layer's energy given its
-      neighbours is quadratic, so that `Sweep` solves it exactly.
+    - `bounds`: the closed interval to which units are projected after every step, or
+      `None`.
+    - `bend`: an upper bound of |ρ″| within the bounds.  If it is 0, the energy of a
+      layer with fixed neighbours is quadratic, and `Sweep` solves it exactly.
     """
 
     function: Callable[[Array], Array] = eqx.field(static=True)
@@ -37,28 +37,28 @@ class Activation(eqx.Module):
         return self.function(s)
 
     def project(self, s: Array) -> Array:
-        """`s` moved into `bounds`."""
+        """Return `s` clipped to `bounds`."""
         return s if self.bounds is None else jnp.clip(s, *self.bounds)
 
     def __reduce__(self):
-        """Pickle ρ by its name: compiled functions of JAX cannot pickle themselves."""
+        """Pickle ρ by its name, because JAX's compiled functions cannot be pickled."""
         name = _name_of(self.function)
         return _of_name, (type(self), name, self.bounds, self.bend)
 
     def __deepcopy__(self, memo: Any) -> "Activation":
-        return self  # nothing in it changes
+        return self  # immutable
 
 
 def _name_of(function: Any) -> tuple[str, str]:
-    """The module and the name under which a function is found."""
+    """Return the module and the name under which a function can be imported."""
     name = getattr(function, "__qualname__", "")
-    # JAX's public names outlive those of its private modules.
+    # Prefer JAX's public modules: names in its private modules change more often.
     for module in ("jax.numpy", "jax.nn", getattr(function, "__module__", "")):
         if name and getattr(sys.modules.get(module), name, None) is function:
             return module, name
     raise pickle.PicklingError(
-        f"Activation: function {function!r} has no name in a module, so that no other "
-        "process finds it; define it with def at the top of a module"
+        f"Activation: function {function!r} cannot be imported by a name, so it cannot "
+        "be pickled; define it with def at the top level of a module"
     )
 
 
@@ -94,12 +94,12 @@ def _identity(s: Array) -> Array:
 hard_sigmoid = Activation(_hard_sigmoid, bounds=(0.0, 1.0))
 """ρ(s) = min(max(s, 0), 1), with ρ′ = 1 on the closed interval (paper A, eq 43)."""
 
-# sup |σ″| of the logistic function is 1/(6√3); the inner slope 4 enters squared.
+# sup |σ″| of the logistic function is 1/(6√3); the inner slope 4 contributes 4².
 shifted_sigmoid = Activation(_shifted_sigmoid, bend=16 / (6 * 3**0.5))
 """ρ(s) = 1 / (1 + e^{−4(s − ½)}) (paper D, training runs)."""
 
 clipped_sigmoid = Activation(_shifted_sigmoid, (0.0, 1.0), shifted_sigmoid.bend)
-"""The same ρ, its units kept in [0, 1] (paper D's energy-based training runs)."""
+"""The same ρ with units bounded to [0, 1] (paper D's energy-based training runs)."""
 
 tanh = Activation(jnp.tanh, bend=4 / (3 * 3**0.5))
 """ρ(s) = tanh(s) (paper D, theorem checks)."""

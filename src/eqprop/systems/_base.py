@@ -3,8 +3,8 @@
 A system is an `equinox.Module` written for ONE example: the library batches with
 `jax.vmap`.  A state is any pytree of floating-point arrays.  Every inexact array in
 a system is a parameter; integer and boolean arrays are constants (masks).  To freeze
-an inexact one, use `jax.lax.stop_gradient(self.name)` wherever the system reads it:
-every estimator then finds its gradient to be exactly zero, and no optimizer moves it.
+an inexact array, use `jax.lax.stop_gradient(self.name)` wherever the system reads it:
+every estimator then computes a gradient of exactly zero, and no optimizer moves it.
 
 =====================  ====================  ==================  =================
 the user writes        base class            velocity ds/dt      potential
@@ -18,8 +18,10 @@ velocity, potential    AbstractSystem        velocity            potential, if a
 """
 
 import abc
-from collections.abc import Callable
-from typing import Any, Self
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast, Self
 
 import equinox as eqx
 import jax
@@ -31,70 +33,124 @@ Curvature = float | tuple[Any, ...] | Callable[[Any, State], tuple[Array, ...]]
 
 
 class Block(eqx.Module):
-    """A group of state leaves that relax together, given all the others.
+    """A group of state leaves that relax together while the others are fixed.
 
     **Arguments:**
 
     - `where`: `state -> leaf or sequence of leaves`, as in `equinox.tree_at`.
-    - `curvature`: the diagonal of −∂velocity/∂s on those leaves, which for an energy
-      is that of ∂²potential/∂s²: a number, a sequence of arrays that broadcast
-      against the leaves, or a function `(x, s) -> such a sequence`; positive, also
-      where −∂velocity/∂s is not.  An upper bound makes the step a damped Newton step,
-      under which the potential never rises if the leaves of a block do not interact.
+    - `curvature`: the diagonal of −∂velocity/∂s on these leaves (for an energy, the
+      diagonal of ∂²potential/∂s²): a number, a sequence of arrays that broadcast
+      against the leaves, or a function `(x, s) -> such a sequence`.  It must be
+      positive, even where −∂velocity/∂s is not.  With an upper bound the step is a
+      damped Newton step: the potential never rises if the leaves of a block do not
+      interact.
     """
 
     where: Callable[[State], Any] = eqx.field(static=True)
     curvature: Curvature = 1.0
 
 
-class AbstractSystem(eqx.Module):
+class Declared(eqx.Module):
+    """Base of classes that declare optional members as class attributes.
+
+    A subclass may use the name of such a member for a required field (`dt: float`).
+    `dataclasses` alone would take the inherited attribute as the field's default.
+    """
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        inherited = {
+            field.name
+            for base in filter(dataclasses.is_dataclass, cls.__bases__)
+            for field in dataclasses.fields(base)
+        }
+        for name in inspect.get_annotations(cls):
+            if name not in vars(cls) and name not in inherited and hasattr(cls, name):
+                setattr(cls, name, dataclasses.field())
+
+
+class AbstractSystem(Declared):
     """A state, its velocity and a readout, for one example x.
 
-    Optional members of a subclass:
-
-    - `potential(x, s) -> scalar`: the function EP contrasts.  A system without one
-      learns by the vector-field rule.
-    - `blocks() -> sequence of Block`: what `Sweep` relaxes in turn.
-    - `rates(s)` and `synapses(x, rates) -> scalar`, bilinear in x and the rates r:
-      the parameters are in the potential as −synapses(x, rates(s)), and nowhere else.
-    - `learning_field(x, s) -> state`: the field μ of the vector-field rule
-      (∂μ/∂θ)ᵀ q where this is not the velocity: where a nonlinearity of the map stands
-      outside of what learns, as in s ← ρ(drive), which learns by its drive.
-    - `reciprocal() -> (forward, backward)`: parameters that are counterparts of each
-      other, in two sequences that match.
+    A subclass must define `init_state`, `velocity` and `readout`.  All other members
+    are optional.  Members that are `None` here are methods of the subclasses that
+    have them.
     """
+
+    potential = cast(Callable[..., Scalar] | None, None)
+    """`potential(x, s) -> scalar`: the function that EP contrasts.  A system without a
+    potential learns by the vector-field rule."""
+    learning_field = cast(Callable[..., State] | None, None)
+    """`learning_field(x, s) -> state`: the field μ of the vector-field rule (∂μ/∂θ)ᵀ q,
+    for a system in which μ is not the velocity.  Example: s ← ρ(drive) learns by its
+    drive, without ρ."""
+    total_energy = cast(Callable[..., Scalar] | None, None)
+    """`total_energy(x, y, s, beta) -> scalar`: F, for a system that brings its own
+    cost (`ep.AbstractTotalEnergy`)."""
+    rates = cast(Callable[..., State] | None, None)
+    """`rates(s)`: the firing rates r that `synapses` takes."""
+    synapses = cast(Callable[..., Scalar] | None, None)
+    """`synapses(x, rates) -> scalar`, bilinear in x and the rates: the potential
+    contains the parameters as −synapses(x, rates(s)), and nowhere else."""
 
     @abc.abstractmethod
     def init_state(self, x: Any) -> State:
-        """The state from which the free phase starts when none is given."""
+        """Return the state from which the free phase starts when none is given."""
 
     @abc.abstractmethod
     def velocity(self, x: Any, s: State) -> State:
-        """ds/dt of the free dynamics, same structure and shapes as `s`."""
+        """Return ds/dt of the free dynamics, with the structure and shapes of `s`."""
 
     def forced_velocity(self, x: Any, s: State, force: State) -> State:
-        """ds/dt under a force on the units, as of a nudge: velocity + force.
+        """Return ds/dt under a force on the units (the nudge): velocity + force.
 
-        Override it where a force is felt in another way, e.g. scaled by a time
-        constant: D (−∂E/∂s + force).
+        Override it if the force acts in another way, e.g. scaled by a time constant:
+        D (−∂E/∂s + force).
         """
         return jax.tree.map(jnp.add, self.velocity(x, s), force)
 
     @abc.abstractmethod
     def readout(self, s: State) -> Array:
-        """The prediction ŷ that the cost compares with the target y."""
+        """Return the prediction ŷ that the cost compares with the target y."""
 
     def project(self, s: State) -> State:
-        """The nearest allowed state; the identity unless overridden."""
+        """Return the nearest allowed state; by default every state is allowed."""
         return s
 
     def project_parameters(self) -> Self:
         """Return this system with its parameters inside their bounds.
 
         Training applies it after every update.  Projecting twice must give the same
-        parameters as projecting once.  Unless overridden, parameters have no bounds.
+        parameters as projecting once.  By default, parameters have no bounds.
         """
         return self
+
+    def blocks(self) -> Sequence[Block] | None:
+        """Return the blocks that `Sweep` relaxes in turn; by default there are none."""
+        return None
+
+    def prepared(self) -> Self:
+        """Return this system with everything computed that does not change in a phase.
+
+        A relaxation calls it once, before its first step.  By default, nothing is
+        computed.
+        """
+        return self
+
+    def reciprocal(self) -> tuple[Any, Any] | None:
+        """Return (forward, backward): two sequences of matching parameters.
+
+        A forward parameter and its backward counterpart are the two directions of one
+        synapse.  By default, no parameters are declared as counterparts.
+        """
+        return None
+
+    def tangent(self, direction: State) -> State:
+        """Return the part of a direction along which the state may move.
+
+        By default, that is the whole direction; `Clamped` removes its fixed units.
+        """
+        return direction
 
 
 class AbstractEnergy(AbstractSystem):
@@ -102,7 +158,7 @@ class AbstractEnergy(AbstractSystem):
 
     @abc.abstractmethod
     def energy(self, x: Any, s: State) -> Scalar:
-        """The scalar E(x, s) of one example."""
+        """Return the scalar E(x, s) of one example."""
 
     def velocity(self, x: Any, s: State) -> State:
         force = state_gradient(lambda state: self.energy(x, state), s)
@@ -117,7 +173,7 @@ class AbstractPrimitive(AbstractSystem):
 
     @abc.abstractmethod
     def primitive(self, x: Any, s: State) -> Scalar:
-        """The scalar Φ(x, s) of one example."""
+        """Return the scalar Φ(x, s) of one example."""
 
     def velocity(self, x: Any, s: State) -> State:
         image = state_gradient(lambda state: self.primitive(x, state), s)
@@ -130,16 +186,16 @@ class AbstractPrimitive(AbstractSystem):
 class AbstractMap(AbstractSystem):
     """s ← F(x, s), learning by a primitive Φ (paper D, prototypical setting).
 
-    Where F is not ∂Φ/∂s (σ outside Φ), EP's gradient is approximate by declaration.
+    If F is not ∂Φ/∂s (σ outside Φ), EP's gradient is declared as approximate.
     """
 
     @abc.abstractmethod
     def map(self, x: Any, s: State) -> State:
-        """The next state F(x, s), same structure and shapes as `s`."""
+        """Return the next state F(x, s), with the structure and shapes of `s`."""
 
     @abc.abstractmethod
     def primitive(self, x: Any, s: State) -> Scalar:
-        """The scalar Φ(x, s) that the learning rule contrasts."""
+        """Return the scalar Φ(x, s) that the learning rule contrasts."""
 
     def velocity(self, x: Any, s: State) -> State:
         return jax.tree.map(jnp.subtract, self.map(x, s), s)
@@ -148,7 +204,7 @@ class AbstractMap(AbstractSystem):
         return -self.primitive(x, s)
 
     def learning_field(self, x: Any, s: State) -> State:
-        """∂Φ/∂s: without σ, as the rule that contrasts Φ."""
+        """Return ∂Φ/∂s, without σ, as in the rule that contrasts Φ."""
         return state_gradient(lambda state: self.primitive(x, state), s)
 
 
@@ -157,28 +213,31 @@ class AbstractVectorField(AbstractSystem):
 
 
 def has_potential(system: AbstractSystem) -> bool:
-    """Whether EP contrasts a potential of this system, or uses paper C's rule."""
-    return callable(getattr(system, "potential", None))
+    """Return whether EP contrasts a potential; else it uses paper C's rule."""
+    return system.potential is not None
 
 
 def learning_field(system: AbstractSystem) -> Callable[[Any, State], State]:
-    """What the vector-field rule differentiates: the velocity, or a field declared."""
-    return getattr(system, "learning_field", None) or system.velocity
+    """Return the field that the vector-field rule differentiates.
+
+    It is the declared `learning_field`, or else the velocity.
+    """
+    return system.learning_field or system.velocity
 
 
 def energy_of(system: AbstractSystem) -> Callable[[Any, State], Scalar]:
-    """E(x, s) of which velocity is the descent −∂E/∂s; a ValueError if there is none.
+    """Return E(x, s) with velocity = −∂E/∂s: the potential (−Φ + ½‖s‖² for a Φ).
 
-    It is the potential, to which a primitive Φ adds ½‖s‖².
+    Raise `ValueError` if the velocity descends no energy.
     """
-    if isinstance(system, AbstractMap) or not has_potential(system):
+    potential = system.potential
+    if isinstance(system, AbstractMap) or potential is None:
         kind = "map" if isinstance(system, AbstractMap) else "vector field"
         raise ValueError(
             f"{type(system).__name__} is a {kind}: its velocity descends no energy E, "
-            "so there is no law e^(−E/T) to sample; use adjusted=False, whose law is "
-            "that of the noisy dynamics itself, or write the model as an AbstractEnergy"
+            "so no law e^(−E/T) exists to sample. Use adjusted=False, which samples "
+            "the law of the noisy dynamics, or write the model as an AbstractEnergy"
         )
-    potential: Callable[[Any, State], Scalar] = system.potential  # type: ignore[attr-defined]
     if not isinstance(system, AbstractPrimitive):
         return potential
 
@@ -190,6 +249,6 @@ def energy_of(system: AbstractSystem) -> Callable[[Any, State], Scalar]:
 
 
 def state_gradient(function: Callable[[State], Scalar], s: State) -> State:
-    """∂function/∂s, holomorphic where the state is complex."""
+    """Return ∂function/∂s, holomorphic if the state is complex."""
     holomorphic = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(s))
     return jax.grad(function, holomorphic=holomorphic)(s)

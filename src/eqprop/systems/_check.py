@@ -1,7 +1,7 @@
-"""Shape checks of a user's system, cost and data, at trace time and at no cost.
+"""Checks of a user's numbers, system, cost and data at the public functions.
 
-Everything is evaluated abstractly (`jax.eval_shape`), so a mistake in a model is
-reported before anything is computed, with what was found and what is expected.
+Systems and costs are evaluated abstractly (`jax.eval_shape`): a mistake in a model is
+reported before anything is computed.  Inside, functions trust each other.
 """
 
 import sysconfig
@@ -14,19 +14,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._base import AbstractSystem, has_potential
+from ._base import AbstractSystem
 from ._total_energy import cost_of, has_total_energy
+
+MEMBERS = (
+    "potential",
+    "learning_field",
+    "total_energy",
+    "synapses",
+    "blocks",
+    "prepared",
+    "reciprocal",
+    "tangent",
+)
+"""optional methods of a system, which a user may hide by a field of the same name"""
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number ≥ `least` as an int; raise `ValueError` for others."""
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number ≥ {least}")
+    return int(value)
+
+
+def is_whole(value: object) -> bool:
+    """Return whether `value` is an integer and not a boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def batch(**trees: Any) -> tuple[Any, ...]:
-    """The trees with leaves that JAX takes, checked to be batches of one length.
+    """Return the trees as arrays that JAX takes; they must be batches of one length.
 
-    Arrays of other libraries (`__array__` or DLPack, e.g. PyTorch's) become NumPy's or
-    JAX's, foreign byte orders the machine's own.
+    Arrays of other libraries (`__array__` or DLPack, e.g. PyTorch's) become arrays of
+    NumPy or JAX.  Foreign byte orders become the machine's own.
     """
     if str(jax.config.jax_numpy_dtype_promotion) == "strict":  # type: ignore[attr-defined]
         raise ValueError(
-            "jax_numpy_dtype_promotion is 'strict', and eqprop computes with arrays of "
+            "jax_numpy_dtype_promotion is 'strict', but eqprop combines arrays of "
             "different dtypes (counts, labels, states); call it in a block "
             "with jax.numpy_dtype_promotion('standard'):"
         )
@@ -36,9 +60,8 @@ def batch(**trees: Any) -> tuple[Any, ...]:
 
 
 def as_arrays(name: str, tree: Any) -> Any:
-    """The tree with leaves that JAX takes; a ValueError for what is no array."""
-
-    if hasattr(tree, "__next__"):  # of which JAX makes an error of its own
+    """Return the tree with leaves that JAX takes; raise `ValueError` for others."""
+    if hasattr(tree, "__next__"):  # an iterator, which JAX refuses in unclear words
         raise ValueError(f"{name} is {_no_array(name, tree)}")
 
     def array(path, leaf):
@@ -52,8 +75,8 @@ def _as_array(name: str, label: str, leaf: Any) -> Any:
         return leaf
     if isinstance(leaf, np.ma.MaskedArray):
         raise ValueError(
-            f"{label} is a masked array, whose masked values would be used as they "
-            "are; fill them, e.g. x.filled(0), or leave the examples out"
+            f"{label} is a masked array, but eqprop would use its masked values; fill "
+            "them, e.g. x.filled(0), or leave these examples out"
         )
     if not isinstance(leaf, np.ndarray):
         if not any(hasattr(leaf, name) for name in ("__array__", "__dlpack__")):
@@ -61,13 +84,14 @@ def _as_array(name: str, label: str, leaf: Any) -> Any:
         leaf = _from_outside(label, leaf)
     if isinstance(leaf, jax.Array):
         return leaf
-    longest = {"g": np.float64, "G": np.complex128}  # of JAX, for NumPy's longdouble
+    # JAX has no longdouble.
+    longest = {"g": np.float64, "G": np.complex128}
     dtype = longest.get(leaf.dtype.char, leaf.dtype.newbyteorder("="))
     return leaf.astype(dtype, copy=False)
 
 
 def _from_outside(label: str, leaf: Any) -> Any:
-    """An array of another library; PyTorch's may be on a device or need gradients."""
+    """Return an array of another library (PyTorch, CuPy …) as NumPy's or JAX's."""
     leaf = leaf.detach() if callable(getattr(leaf, "detach", None)) else leaf
     readers = {"__array__": np.asarray, "__dlpack__": jnp.from_dlpack}
     reasons = []
@@ -76,16 +100,16 @@ def _from_outside(label: str, leaf: Any) -> Any:
             continue
         try:
             return read(leaf)
-        except Exception as error:  # whatever another library raises
+        except Exception as error:  # another library may raise any class
             reasons.append(_reason(error))
     raise ValueError(
-        f"{label} is a {type(leaf).__name__} that neither NumPy nor DLPack reads "
+        f"{label} is a {type(leaf).__name__}, which neither NumPy nor DLPack can read "
         f"({'; '.join(reasons)}); convert it to a NumPy array first"
     )
 
 
 def _no_array(name: str, leaf: Any) -> str:
-    """What a leaf is instead, and what to do."""
+    """Describe a leaf that is not an array, and say what to do."""
     kind = type(leaf).__name__
     if isinstance(leaf, str | bytes):
         return f"a {kind}, not an array; read the file first, e.g. with np.load"
@@ -96,15 +120,15 @@ def _no_array(name: str, leaf: Any) -> str:
     if hasattr(leaf, "__iter__") or hasattr(leaf, "__getitem__"):
         return (
             f"a {kind}, which yields examples or batches one after the other; eqprop "
-            "takes arrays. Of a loader of batches (x, y) make them with "
-            "x, y = (np.concatenate(parts) for parts in zip(*loader)), of a dataset of "
-            "single examples with np.stack; or call an estimator on each batch"
+            "takes arrays. Join the batches of a loader with "
+            "x, y = (np.concatenate(parts) for parts in zip(*loader)) and single "
+            "examples with np.stack; or call an estimator on each batch"
         )
     return f"a {kind}, not an array; give an array with a leading axis of examples"
 
 
 def batch_size(**arrays: Any) -> int:
-    """The common length of the leading axes, or a ValueError that names them."""
+    """Return the common length of the leading axes; it must be the same for all."""
     sizes = {}
     for name, tree in arrays.items():
         if not jax.tree.leaves(tree):
@@ -130,8 +154,8 @@ def batch_size(**arrays: Any) -> int:
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ValueError(
-            f"leading batch axes differ ({found}); they must be equal: the first axis "
-            "counts examples, and a single example needs one too, x[None] and y[None]"
+            f"leading batch axes differ ({found}); they must be equal. The first axis "
+            "counts examples; pass a single example as x[None] and y[None]"
         )
     if 0 in sizes.values():
         raise ValueError("the batch is empty; give at least one example")
@@ -139,10 +163,10 @@ def batch_size(**arrays: Any) -> int:
 
 
 def check_finite(**arrays: Any) -> None:
-    """A ValueError for NaN or infinity, with the place of the first."""
+    """Raise `ValueError` for NaN or infinity, with the index of the first."""
     for name, tree in arrays.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            # By NumPy: a program of its own for every shape would be compiled first.
+            # With NumPy, because JAX would compile a program for every shape.
             finite = np.isfinite(np.asarray(leaf))
             if not finite.all():
                 wrong = np.argwhere(~finite)
@@ -154,23 +178,28 @@ def check_finite(**arrays: Any) -> None:
 
 
 def check_system(system: Any, x: Any, state: Any) -> None:
-    """Check one example's functions against each other (shapes only)."""
+    """Check that the members of a system agree on one example (shapes only)."""
     name = type(system).__name__
+    for member in MEMBERS:
+        value = getattr(system, member)
+        if value is not None and not callable(value):
+            raise ValueError(
+                f"{name}.{member} is a {type(value).__name__}, but {member} is the "
+                "name of an optional method of every system; rename the field"
+            )
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise ValueError(
                 f"{name}: state{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; a "
-                "state that settles must be floating point"
+                "state must be floating point"
             )
-    if has_potential(system):
-        function = system.potential  # type: ignore[attr-defined]
-        scalar = _eval(name, "energy or primitive", function, x, state)
+    if system.potential is not None:
+        scalar = _eval(name, "energy or primitive", system.potential, x, state)
         if not hasattr(scalar, "shape") or scalar.shape != ():
             found = _described(scalar)
             raise ValueError(
                 f"{name}: the energy (or primitive) of one example is {found}; it must "
-                "be a scalar, shape (). Sum over units; eqprop adds the batch axis "
-                "itself."
+                "be a scalar, shape (). Sum over units; eqprop adds the batch axis."
             )
         if not jnp.issubdtype(scalar.dtype, jnp.inexact):
             raise ValueError(
@@ -186,7 +215,7 @@ def check_system(system: Any, x: Any, state: Any) -> None:
 
 
 def check_given_state(system: AbstractSystem, expected: Any, found: Any) -> None:
-    """Check a state passed by the caller against that of `init_state`."""
+    """Check a state that the caller passes against that of `init_state`."""
     name = type(system).__name__
     if jax.tree.structure(expected) != jax.tree.structure(found):
         raise ValueError(
@@ -205,13 +234,14 @@ def check_cost(system: AbstractSystem, cost: Any, x: Any, y: Any, state: Any) ->
     total = has_total_energy(system)
     if total and jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
         raise ValueError(
-            f"the cost has parameters, and {type(system).__name__}.total_energy brings "
-            "a cost of its own; give cost=None, and put the parameters into the system"
+            f"the cost has parameters, but {type(system).__name__}.total_energy "
+            "contains its own cost; give cost=None, and move the parameters to the "
+            "system"
         )
     if cost is None and not total:
         raise ValueError(
-            f"cost is None, and {type(system).__name__} has no total_energy that would "
-            "bring one; give a cost, e.g. ep.SquaredError()"
+            f"cost is None, and {type(system).__name__} has no total_energy with its "
+            "own cost; give a cost, e.g. ep.SquaredError()"
         )
     prediction = jax.eval_shape(system.readout, state)
     try:
@@ -234,7 +264,7 @@ def check_cost(system: AbstractSystem, cost: Any, x: Any, y: Any, state: Any) ->
 
 
 def example(tree: Any) -> Any:
-    """The shapes of one example of a batched pytree."""
+    """Return the shapes of one example of a batched pytree."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)),
         tree,
@@ -242,7 +272,7 @@ def example(tree: Any) -> Any:
 
 
 def initial_state(system: AbstractSystem, x: Any) -> Any:
-    """Shapes of `system.init_state` of one example."""
+    """Return the shapes of `system.init_state` of one example."""
     name = type(system).__name__
     if not isinstance(system, AbstractSystem):
         is_class = isinstance(system, type)
@@ -254,7 +284,7 @@ def initial_state(system: AbstractSystem, x: Any) -> Any:
         )
     state = _eval(name, "init_state", system.init_state, x)
     if not jax.tree.leaves(state):
-        raise ValueError(f"{name}.init_state returned no arrays; a state needs one")
+        raise ValueError(f"{name}.init_state returned no arrays; return at least one")
     return state
 
 
@@ -270,12 +300,12 @@ def _eval(name: str, what: str, function: Any, *arguments: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What an exception in a user's function says, and the line it comes from."""
+    """Return the message of an exception in a user's function, and its line."""
     text = next(iter(str(error).splitlines()), "")
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"
     if isinstance(error, jax.errors.JAXTypeError):
-        text += " Write it with jax.numpy, with jnp.where in place of if."
+        text += " Write it with jax.numpy, and jnp.where instead of if."
     known = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
     lines = [
         f" ({Path(frame.filename).name}, line {frame.lineno})"
@@ -306,7 +336,7 @@ def _check_same(name: str, what: str, found: Any, state: Any) -> None:
 
 
 def _structure(tree: Any) -> str:
-    """The nesting of a tree, with a star for each array."""
+    """Return the nesting of a tree, with a star for each array."""
     return str(jax.tree.structure(tree)).removeprefix("PyTreeDef(").removesuffix(")")
 
 
@@ -316,5 +346,5 @@ def _described(value: Any) -> str:
 
 
 def shapes(tree: Any) -> Any:
-    """The same tree with the shape of each array in its place."""
+    """Return the tree with each array replaced by its shape."""
     return jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), tree)

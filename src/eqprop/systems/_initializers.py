@@ -13,12 +13,12 @@ Initializer = Callable[[PRNGKeyArray, int, int], tuple[Array, Array]]
 
 
 def glorot_uniform(key: PRNGKeyArray, n_in: int, n_out: int) -> tuple[Array, Array]:
-    """W uniform in ±√(6 / (n_in + n_out)), b = 0 (paper A)."""
+    """Draw W uniformly in ±√(6 / (n_in + n_out)); b = 0 (paper A)."""
     return _uniform(key, n_in, n_out, (6 / (n_in + n_out)) ** 0.5), jnp.zeros(n_out)
 
 
 def fan_in_uniform(key: PRNGKeyArray, n_in: int, n_out: int) -> tuple[Array, Array]:
-    """W and b uniform in ±1/√n_in, PyTorch's default for a linear layer (paper D)."""
+    """Draw W and b uniformly in ±1/√n_in, as PyTorch's linear layer does (paper D)."""
     weight_key, bias_key = jax.random.split(key)
     limit = n_in**-0.5
     return (
@@ -28,7 +28,7 @@ def fan_in_uniform(key: PRNGKeyArray, n_in: int, n_out: int) -> tuple[Array, Arr
 
 
 def gain_uniform(gain: float) -> Initializer:
-    """W uniform in ±gain/√n_in, b in ±½/√n_in (Scellier et al. 2023)."""
+    """Draw W uniformly in ±gain/√n_in and b in ±½/√n_in (Scellier et al. 2023)."""
     if not gain > 0:
         raise ValueError(f"gain is {gain}; it must be positive, e.g. 0.5")
 

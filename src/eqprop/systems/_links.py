@@ -20,10 +20,10 @@ from typing import get_args, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ..kernels import correlate, Image, Kernel, prepare, Prepared, windows
+from ._check import is_whole, whole
 from ._initializers import Initializer
 
 Pool = Literal["max", "average", "softmax"]
@@ -105,12 +105,7 @@ class Convolution:
         if self.pool_stride is not None:
             least["pool_stride"] = 1
         for name, bound in least.items():
-            value = getattr(self, name)
-            if not is_whole(value) or value < bound:
-                raise ValueError(
-                    f"Convolution: {name} is {value!r}; it must be a whole number "
-                    f"≥ {bound}"
-                )
+            whole(f"Convolution: {name}", getattr(self, name), bound)
         if self.pool is not None and self.pool not in get_args(Pool):
             raise ValueError(
                 f"Convolution: pool is {self.pool!r}; choose "
@@ -247,8 +242,3 @@ def linked(sizes: Sizes) -> tuple[tuple[Link, ...], tuple[Shape, ...]]:
         links.append(size if isinstance(size, Convolution) else Dense(int(size)))  # type: ignore[arg-type]
         shapes.append(links[-1].shape(shapes[-1], layer))
     return tuple(links), tuple(shapes)
-
-
-def is_whole(value: object) -> bool:
-    """Say whether `value` is an integer and no boolean."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,4 +1,7 @@
-"""Parameters of a pair (system, cost): their names and layers, and which are frozen."""
+"""Parameters of a pair (system, cost): their names, layers and bounds.
+
+The optimizer and the reports ask here which parameters exist, and which are frozen.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +19,12 @@ from ._total_energy import cost_of, has_total_energy, nudge_energy
 
 
 def parameter_groups(model: Any) -> PyTree[str]:
-    """The layer of each parameter, as a tree of names, in the order of the layers.
+    """Return the layer of each parameter, as a tree of names in the order of layers.
 
     The first index on the path to a parameter is its layer (`.weights[0]` and
-    `.biases[0]` share layer 0); a parameter without an index is a layer of its own.
-    A backward weight is of its forward partner's layer, where the system declares such
-    pairs by `reciprocal()`: both are one synapse, seen from its two ends.
+    `.biases[0]` share layer 0).  A parameter without an index is a layer of its own.
+    A backward weight belongs to the layer of its forward counterpart, if the system
+    declares such pairs by `reciprocal()`.
     """
     params = eqx.filter(model, eqx.is_inexact_array)
     places = jax.tree_util.tree_map_with_path(lambda path, _: _Place(path), params)
@@ -39,32 +42,33 @@ def parameter_groups(model: Any) -> PyTree[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a parameter stands; what stands for it."""
+    """Path of a parameter, used as a stand-in leaf."""
 
     path: tuple[Any, ...]
 
 
 def _partners(system: Any) -> dict[_Place, _Place]:
-    """The forward parameter of each backward one, of a system of places."""
-    if not callable(getattr(system, "reciprocal", None)):
-        return {}
+    """Return the forward counterpart of each backward parameter, both as places."""
     try:
-        forward, backward = (jax.tree.leaves(ends) for ends in system.reciprocal())
+        pairs = system.reciprocal()
+        if pairs is None:
+            return {}
+        forward, backward = map(jax.tree.leaves, pairs)
         return dict(zip(backward, forward, strict=True))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{type(system).__name__}.reciprocal() must return two sequences of "
-            "parameters that match, forward and backward ones, and the parameters "
-            f"themselves, nothing computed of them: {error}"
+            f"{type(system).__name__}.reciprocal() must return two sequences of equal "
+            "length, the forward and the backward parameters. Return the parameters "
+            f"themselves, not values computed from them: {error}"
         ) from error
 
 
 def by_layer(what: str, values: Sequence[Any], groups: PyTree[str]) -> dict[str, Any]:
-    """One of the `values` for each layer of `parameter_groups`; one is for all."""
+    """Return the value of each layer of `parameter_groups`; a single one is for all."""
     names = list(dict.fromkeys(jax.tree.leaves(groups)))
     if len(values) not in (1, len(names)):
         raise ValueError(
-            f"{what} has {len(values)} values; give one for all, or one for each of "
+            f"{what} has {len(values)} values; give one value, or one for each of "
             f"the {len(names)} layers: {', '.join(names)}"
         )
     each = values if len(values) == len(names) else [values[0]] * len(names)
@@ -72,9 +76,9 @@ def by_layer(what: str, values: Sequence[Any], groups: PyTree[str]) -> dict[str,
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:
-    """`weights[0]` for a parameter of the system, `cost.weight` for one of the cost.
+    """Return `weights[0]` for a parameter of the system, `cost.weight` for the cost's.
 
-    `path` leads through the pair `(system, cost)`.
+    `path` starts at the pair `(system, cost)`.
     """
     return _root(path) + jax.tree_util.keystr(path[1:]).lstrip(".")
 
@@ -84,12 +88,12 @@ def _root(path: tuple[Any, ...]) -> str:
 
 
 def frozen_parameters(model: Any, x: Any, y: Any, s: Any) -> PyTree[bool]:
-    """Whether each parameter is frozen: no derivative of the model reaches it.
+    """Return whether each parameter is frozen: no derivative of the model reaches it.
 
-    The tree is that of the parameters of `model`, the pair (system, cost); x, y and s
-    are the shapes of one example.  A parameter is frozen if JAX finds a symbolic zero
-    for the derivative of every function that a rule can differentiate.  A derivative
-    that happens to be 0, as for a dead unit, does not freeze a parameter.
+    The result has the tree of the parameters of `model`, the pair (system, cost); x, y
+    and s are the shapes of one example.  A parameter is frozen if JAX finds a symbolic
+    zero for the derivative of every function that a rule can differentiate.  A
+    derivative that happens to be 0, as for a dead unit, does not freeze a parameter.
     """
     params, static = eqx.partition(model, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(params)
@@ -115,20 +119,20 @@ def frozen_parameters(model: Any, x: Any, y: Any, s: Any) -> PyTree[bool]:
 
 
 def _differentiated(system: Any) -> Iterator[Callable]:
-    """Functions (system, cost, x, y, s) that rules differentiate, cheapest first."""
+    """Yield the functions (system, cost, x, y, s) that rules differentiate."""
     if has_potential(system):
         yield lambda system, cost, x, y, s: system.potential(x, s)
     yield lambda system, cost, x, y, s: cost_of(system, cost, x, y, s)
     yield lambda system, cost, x, y, s: system.velocity(x, s)
     if has_total_energy(system):
         yield lambda system, cost, x, y, s: nudge_energy(system, cost, x, y, s, 1.0)
-    if callable(getattr(system, "learning_field", None)):
+    if system.learning_field is not None:
         yield lambda system, cost, x, y, s: system.learning_field(x, s)
     yield lambda system, cost, x, y, s: system.project(s)
 
 
 def _depends(function: Callable, leaf: Any) -> bool:
-    """Whether some output of `function` has a derivative that is no symbolic zero."""
+    """Return whether a derivative of `function` is more than a symbolic zero."""
     found: list[bool] = []
 
     @jax.custom_jvp
@@ -148,22 +152,23 @@ def _depends(function: Callable, leaf: Any) -> bool:
 
 
 def inside_bounds(params: PyTree[Array], static: PyTree) -> PyTree[Array]:
-    """Apply the system's `project_parameters`; numbers that are not finite remain."""
+    """Apply the system's `project_parameters`; keep numbers that are not finite."""
     system, cost = eqx.combine(params, static)
     projected = system.project_parameters()
     if projected is system:
         return params
     inside = eqx.filter((projected, cost), eqx.is_inexact_array)
-    return jax.tree.map(
-        lambda new, old: jnp.where(jnp.isfinite(old), new, old).astype(old.dtype),
-        *(inside, params),
-    )
+
+    def kept(new, old):
+        return jnp.where(jnp.isfinite(old), new, old).astype(old.dtype)
+
+    return jax.tree.map(kept, inside, params)
 
 
 def shared_arrays(model: Any) -> list[tuple[str, str]]:
-    """Names of parameters that are one array in memory: the first, and each other.
+    """Return pairs of names of parameters that share one array in memory.
 
-    They become independent parameters, as training copies every leaf.
+    Training copies every leaf, so that they become independent parameters.
     """
     found: list[tuple[str, str]] = []
     seen: list[tuple[str, Any]] = []

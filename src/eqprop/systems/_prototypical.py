@@ -1,13 +1,13 @@
-"""Paper D's prototypical setting: layers that are set to σ of their drive.
+"""Paper D's prototypical setting: each step sets a layer to σ of its drive.
 
     s^n ← σ(s^{n−1} W_n + W_{n+1} s^{n+1} + b_n),   Φ = Σ_n (s^{n−1} W_n + b_n)·s^n
 
 and with `ep.Convolution` layers s^n ← σ(𝒫(W_n ⋆ s^{n−1}) + W̃_{n+1} ⋆ 𝒫⁻¹(s^{n+1}) +
 b_n), where 𝒫⁻¹ unpools by the indices of the current 𝒫 (W_{n+1} ⋆ s^n).
 
-σ stands outside of Φ, so that EP's gradient is approximate by declaration (Ernoult et
-al. 2019).  Steps of dt = 1 are the paper's dynamics; the authors' released
-code damps them by dt = 0.2, which the paper does not.
+σ is outside Φ, so EP's gradient is declared as approximate (Ernoult et al. 2019).
+Steps of dt = 1 are the paper's dynamics.  The authors' released code damps the steps
+by dt = 0.2; the paper does not.
 """
 
 from typing import Unpack
@@ -22,9 +22,9 @@ from ._links import Sizes
 class PrototypicalNetwork(Layered, AbstractMap):
     """A dense or convolutional network of any depth, trained with dt = 1.
 
-    Arguments as for every layered network: `sizes`, `key`, `activation` (paper D:
-    `ep.shifted_sigmoid` for training, `ep.tanh` for the theorem), `output`,
-    `initializer` (paper D: `ep.fan_in_uniform`).  There is no projection: a nudged
+    The arguments are those of every layered network: `sizes`, `key`, `activation`
+    (paper D: `ep.shifted_sigmoid` for training, `ep.tanh` for the theorem), `output`,
+    `initializer` (paper D: `ep.fan_in_uniform`).  No state is projected: a nudged
     output may leave σ's range, as in the paper.
     """
 
@@ -32,7 +32,7 @@ class PrototypicalNetwork(Layered, AbstractMap):
         super().__init__(sizes, key=key, **options)
 
     def rates(self, s: Layers) -> Layers:
-        """The states themselves: each is a σ of its drive already."""
+        """Return the states: each is already σ of its drive."""
         return s
 
     def primitive(self, x: Input, s: Layers) -> Scalar:

@@ -1,11 +1,12 @@
-"""The total energy F(x, y, s, β), and what every rule takes from it: cost and nudge.
+"""The total energy F(x, y, s, β), and the cost and nudge that every rule takes from it.
 
 In general F = potential + β cost (paper A, eq 3).  A system may bring its own F, with
-any dependence on β (paper A, eq 26 and footnote 3): then the free energy is F at β = 0
-and the cost is ∂F/∂β there, so that J = ∂F/∂β(s⁰).
+any dependence on β (paper A, eq 26 and footnote 3).  The free energy is then F at β = 0
+and the cost is ∂F/∂β at β = 0, so that J = ∂F/∂β(s⁰).
 """
 
 import abc
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -21,19 +22,19 @@ from ._base import AbstractEnergy, AbstractSystem, has_potential, State, state_g
 class AbstractTotalEnergy(AbstractEnergy):
     """ds/dt = −∂F/∂s with F = `total_energy(x, y, s, beta)` (paper A, eqs 23 and 26).
 
-    The user writes `total_energy`, `init_state` and `readout`; the estimators' cost is
-    `None`, as F brings its own.  F must be smooth in β and, at β = 0, not depend on y.
-    A weight penalty may stand in the cost: F = E + β (C + λΩ(θ)) (paper A, eq 23).
+    The user writes `total_energy`, `init_state` and `readout`, and passes `None` as the
+    cost, because F contains it.  F must be smooth in β.  At β = 0 it must not depend
+    on y.  The cost may contain a weight penalty, F = E + β (C + λΩ(θ)) (eq 23).
     """
 
     @abc.abstractmethod
     def total_energy(self, x: Any, y: Any, s: State, beta: Any) -> Scalar:
-        """The scalar F(x, y, s, β) of one example; β is dimensionless."""
+        """Return the scalar F(x, y, s, β) of one example; β is dimensionless."""
 
     def energy(self, x: Any, s: State) -> Scalar:
-        """E = F at β = 0, with zeros of the prediction's shape in the place of y.
+        """Return E = F at β = 0, with zeros of the prediction's shape as y.
 
-        Override it where y is anything else: F(x, any y, s, 0) without its y.
+        Override it if y has another structure or shape.
         """
         prediction = self.readout(s)
         try:
@@ -41,42 +42,41 @@ class AbstractTotalEnergy(AbstractEnergy):
         except Exception as error:
             raise ValueError(
                 "total_energy at beta = 0 failed with zeros of the prediction's shape "
-                f"{jnp.shape(prediction)} for y ({error}); where y is not like the "
-                "prediction define energy(x, s) too: F at beta = 0, without y"
+                f"{jnp.shape(prediction)} as y ({error}). If y differs from the "
+                "prediction in structure or shape, define energy(x, s) too: F at "
+                "beta = 0, without y"
             ) from error
 
 
 def has_total_energy(system: AbstractSystem) -> bool:
-    """Whether the system says itself what F is, and so what the cost is."""
-    return callable(getattr(system, "total_energy", None))
+    """Return whether the system defines its own F, and with it the cost."""
+    return system.total_energy is not None
 
 
 def cost_of(system: AbstractSystem, cost: Any, x: Any, y: Any, s: State) -> Scalar:
-    """C of one example: cost(readout(s), y), or ∂F/∂β at β = 0 (paper A, eq 26)."""
-    if not has_total_energy(system):
+    """Return C of one example: cost(readout(s), y), or ∂F/∂β at 0 (paper A, eq 26)."""
+    total = system.total_energy
+    if total is None:
         return cost(system.readout(s), y)
-
-    def total(beta):
-        return system.total_energy(x, y, s, beta)  # type: ignore[attr-defined]
-
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(s)))
-    return jax.jvp(total, (zero,), (jnp.ones_like(zero),))[1]
+    of_beta = functools.partial(total, x, y, s)
+    return jax.jvp(of_beta, (zero,), (jnp.ones_like(zero),))[1]
 
 
 def batch_costs(
     system: AbstractSystem, cost: Any, x: PyTree, y: PyTree, state: State
 ) -> Float[Array, " batch"]:
-    """C of every example of a batch."""
+    """Return C of every example of a batch."""
     return jax.vmap(lambda *one: cost_of(system, cost, *one))(x, y, state)
 
 
 def nudge_energy(
     system: AbstractSystem, cost: Any, x: Any, y: Any, s: State, beta: Any
 ) -> Scalar:
-    """What the nudge adds to the potential: β C, or F(β) − F(0)."""
-    if not has_total_energy(system):
+    """Return the scalar that the nudge adds to the potential: β C, or F(β) − F(0)."""
+    total = system.total_energy
+    if total is None:
         return beta * cost(system.readout(s), y)
-    total = system.total_energy  # type: ignore[attr-defined]
     return total(x, y, s, beta) - total(x, y, s, 0.0)
 
 
@@ -87,11 +87,11 @@ def check_total_energy(
     y: PyTree[Array],
     state: State,
 ) -> None:
-    """Refuse a total energy that contradicts the system or the cost given with it.
+    """Refuse a total energy that contradicts the system or the given cost.
 
-    At a batch of states: F at β = 0 must generate the forces of the potential, to
-    first and second order, and a cost must equal ∂F/∂β.  Nothing is checked inside
-    `jax.jit`, nor what is not finite.
+    In a batch of states, F at β = 0 must generate the forces of the potential, to
+    first and second order, and the cost must equal ∂F/∂β.  Values that are not finite
+    pass, and inside `jax.jit` nothing is checked.
     """
     traced = any(isinstance(u, Tracer) for u in jax.tree.leaves((system, x, y, state)))
     if not has_total_energy(system) or traced:
@@ -111,8 +111,8 @@ def check_total_energy(
         raise ValueError(
             f"{name}.total_energy at beta = 0 is not the free energy: their forces "
             f"differ by {apart.max():.3g} (of {size.max():.3g}). At beta = 0 it must "
-            "not depend on y and have the same derivative in s as energy(x, s), or as "
-            "whatever the free dynamics follows"
+            "not depend on y, and its derivative in s must equal that of the energy "
+            "that the free dynamics descends, e.g. energy(x, s)"
         )
     wrong = np.abs(own - given) > tolerance * np.maximum(np.abs(own), np.abs(given))
     if wrong.any():
@@ -120,19 +120,19 @@ def check_total_energy(
         raise ValueError(
             f"the cost of example {first} is {given[first]:.6g}, but ∂F/∂β of "
             f"{name}.total_energy at beta = 0 is {own[first]:.6g}; they must be equal. "
-            "The total energy brings its own cost: give cost=None, or mend one of them"
+            "The total energy contains its own cost: give cost=None, or correct one "
+            "of the two"
         )
 
 
 @eqx.filter_jit
 def _compared(system, cost, x, y, state, probe):
-    """Of each example: how far the forces are apart, their size, and both costs."""
+    """Return the difference and size of the forces and both costs, of each example."""
 
     def one(x, y, s, v):
         def of_total(u):
-            return state_gradient(
-                lambda w: system.total_energy(x, y, w, jnp.zeros(())), u
-            )
+            zero = jnp.zeros(())
+            return state_gradient(lambda w: system.total_energy(x, y, w, zero), u)
 
         def of_system(u):
             if has_potential(system):

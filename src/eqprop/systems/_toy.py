@@ -15,10 +15,10 @@ def toy_network(
     outputs: int = 10,
     activation: Activation = tanh,
 ) -> MaskedHopfieldEnergy:
-    """An energy in which inputs, hidden units and outputs are all joined to each other.
+    """Return an energy with links between inputs, hidden units and outputs.
 
-    Links run between the three groups, inputs to outputs included, not within them;
-    ρ′ stands at the output too, so that EP is exact.
+    Each of the three groups is linked to the two others, and no unit to its own group.
+    The factor ρ′ also acts on the output units, so EP is exact.
     """
     sizes = np.repeat([0, 1, 2], [inputs, hidden, outputs])
     mask = sizes[:, None] != sizes[None, :]

@@ -17,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._precision import check_precision, Precision
 from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
-from ..relaxations import Euler, Langevin, Sweep
+from ..relaxations import RELAXATIONS
 from ..systems import Convolution
 from ._augmentation import check_augmentation
 from ._models import Hopfield, Model
@@ -113,13 +113,9 @@ class Config:
 _TYPES = (
     Config,
     Convolution,
-    Euler,
-    Langevin,
     Optimizer,
-    Sweep,
     *get_args(Model),
     JacobianHomeostasis,
-    *ESTIMATORS.values(),
 )
 
 
@@ -178,7 +174,8 @@ def _decode(value: Any) -> Any:
     fields = {name: _decode(item) for name, item in value.items() if name != "type"}
     if "type" not in value:
         return fields
-    types = {cls.__name__: cls for cls in _TYPES}
+    kinds = (*_TYPES, *RELAXATIONS.values(), *ESTIMATORS.values())
+    types = {cls.__name__: cls for cls in kinds}
     if value["type"] not in types:
         known = ", ".join(types)
         raise ValueError(f"it has the type {value['type']!r}; known are {known}")

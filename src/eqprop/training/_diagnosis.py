@@ -12,13 +12,11 @@ from ..estimators import AbstractEstimator, AdjointNotConverged, JacobianHomeost
 from ..relaxations import (
     AbstractRelaxation,
     Equilibrium,
-    Euler,
-    HardwareInTheLoop,
     initial_state,
     relax,
     Status,
 )
-from ..relaxations._sweep import CurvatureNotPositive
+from ..relaxations._blocks import CurvatureNotPositive
 from ..systems import batch_costs
 from ..systems._parameters import parameter_name
 from . import _devices
@@ -138,7 +136,7 @@ def _free_diverged(
         return None
     k = int(np.argmax(bad))
     name, where = examples.name(k), examples.where
-    if isinstance(free, HardwareInTheLoop):
+    if free.outside:
         return TrainingDiverged(
             f"in {where} the device failed for {name} (ep.Status.diverged), or the "
             "model's velocity is not finite at the state that it returned; "
@@ -216,8 +214,8 @@ def _second_phase(rule: AbstractEstimator) -> tuple[str, list[str]]:
         place, inner = f"{place}.estimator", inner.estimator
     options = [f"{place}.beta"] if "beta" in vars(inner) else []
     for phase in ("nudged", "clamped"):
-        if hasattr(inner, phase):
-            steps = hasattr(getattr(inner, phase), "dt")
+        if phase in vars(inner):
+            steps = vars(inner)[phase].dt is not None
             options += [f"{place}.{phase}.dt"] if steps else []
             return f"the {phase} phase", options
     options += [f"{place}.dt"] if hasattr(inner, "dt") else []
@@ -237,7 +235,7 @@ def _hint(one: _Examples, free: AbstractRelaxation, swings: bool) -> str:
             "It swings from one side to the other, further at every step: "
             + _smaller_steps(one, free)
         )
-    dt = "estimator.free.dt or " if hasattr(free, "dt") else ""
+    dt = "" if free.dt is None else "estimator.free.dt or "
     return (
         "It grows steadily in one direction, as where nothing bounds the state: use a "
         f"smaller {dt}optimizer.lr, or a project() or an energy that holds it."
@@ -264,7 +262,8 @@ def advice(trainer: Trainer, state: TrainState) -> str:
 def _advice(one: _Examples, free: AbstractRelaxation, swings: bool) -> str:
     if swings:
         return "It takes steps that are too large: " + _smaller_steps(one, free)
-    if isinstance(free, Euler) and _stalls(one, free):
+    steps = free.dt is not None and not free.draws_noise
+    if steps and _stalls(one, free):
         return (
             f"Its steps dt·velocity are smaller than the rounding of its state in "
             f"{_dtype(one)}, so it stands still: use a larger estimator.free.dt, or "
@@ -276,7 +275,7 @@ def _advice(one: _Examples, free: AbstractRelaxation, swings: bool) -> str:
     )
 
 
-def _stalls(one: _Examples, free: Euler) -> bool:
+def _stalls(one: _Examples, free: AbstractRelaxation) -> bool:
     """Whether one more step leaves every number of the final state as it is."""
     last = relax(one.system, one.x, free, state=one.state).state
     once = dataclasses.replace(free, steps=1, tol=None)
@@ -292,7 +291,7 @@ def _dtype(one: _Examples) -> str:
 
 def _smaller_steps(one: _Examples, free: AbstractRelaxation) -> str:
     """Which step would be stable, measured where the example starts."""
-    if not hasattr(free, "dt"):
+    if free.dt is None:
         return (
             "declare a larger curvature in the system's blocks(), which damps the "
             "step, or use a smaller optimizer.lr."
@@ -300,7 +299,7 @@ def _smaller_steps(one: _Examples, free: AbstractRelaxation) -> str:
     start = initial_state(one.system, one.x, one.state)
     rate = float(fastest_rate(one.system, one.x, start))
     sweep = ""
-    if callable(getattr(one.system, "blocks", None)):
+    if one.system.blocks() is not None:
         sweep = ", or ep.Sweep, which needs none"
     return (
         f"the fastest rate of the network is {rate:.3g} where it starts, and steps "

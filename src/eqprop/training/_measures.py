@@ -154,9 +154,9 @@ def alignment(system: AbstractSystem) -> dict[str, list[float]]:
 
     Of systems that declare `reciprocal()`; nothing of others (paper C, figure 3).
     """
-    if not callable(getattr(system, "reciprocal", None)):
+    declared = system.reciprocal()
+    if declared is None:
         return {}
-    declared = system.reciprocal()  # type: ignore[attr-defined]
     forward, backward = (
         [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(members)]
         for members in declared

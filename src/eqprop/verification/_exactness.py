@@ -164,7 +164,7 @@ def _nudge(system, cost, x, y, s) -> State:
 
 def _learns_apart(system: AbstractSystem) -> bool:
     """Whether something other than the velocity generates the rule."""
-    return has_potential(system) or callable(getattr(system, "learning_field", None))
+    return has_potential(system) or system.learning_field is not None
 
 
 def scaling(system: AbstractSystem, x: Any, s: State, diagonal: State | None):

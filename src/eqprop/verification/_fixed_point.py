@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..estimators._step import norm, solve_fixed_point, step_map
-from ..relaxations._base import AbstractRelaxation, initial_state, relax, Status
+from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem, State
 
@@ -81,7 +81,7 @@ def find_fixed_point(
     radius of ∂velocity/∂s.
     """
     if relaxation is not None:
-        step = dt if dt is not None else getattr(relaxation, "dt", None)
+        step = relaxation.dt if dt is None else dt
         point = _settle(system, x, relaxation, start, step or 1.0)
         if step is None and point.settled:
             point = _contracting(system, x, point)
@@ -148,7 +148,7 @@ def settle(
 
     **Returns:** the state, its residual and status in the worst example, the steps.
     """
-    scale = unit(float(getattr(relaxation, "dt", 1.0)))
+    scale = unit(1.0 if relaxation.dt is None else float(relaxation.dt))
     best, good, fine = BEST * scale, GOOD * scale, FINE * scale
     chunk = dataclasses.replace(relaxation, steps=CHUNK, tol=best)  # type: ignore[call-arg]
     if start is None:
@@ -173,7 +173,7 @@ def settle(
 
 def _newton(system, x, relaxation, state, residual) -> tuple[State, float]:
     """Newton's method from where steps fall too slowly, while the residual falls."""
-    dt = getattr(relaxation, "dt", 1.0)
+    dt = 1.0 if relaxation.dt is None else relaxation.dt
     here = dataclasses.replace(relaxation, steps=0, tol=None)
     for _ in range(NEWTON):
         moved = _newton_step(system, x, state, dt)

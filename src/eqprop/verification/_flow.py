@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ..estimators._equilibrium_propagation import _contrast
 from ..estimators._step import error_signal, through_step
-from ..relaxations._base import check_nudge, Dynamics, initial_state
+from ..relaxations import Dynamics, initial_state
+from ..relaxations._relax import check_nudge
 from ..relaxations._euler import largest
 from ..systems import _check
 from ..systems._base import AbstractSystem, State

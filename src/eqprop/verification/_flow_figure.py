@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._drawing import COLORS
-from ..relaxations._base import Dynamics, initial_state
+from ..relaxations import Dynamics, initial_state
 from ..systems._base import AbstractSystem, State
 from ._fixed_point import double, find_fixed_point
 from ._flow import ep_flow, rbp_flow, truncation

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from ..estimators import AbstractEstimator, EquilibriumPropagation
-from ..relaxations._base import AbstractRelaxation, relax
+from ..relaxations import AbstractRelaxation, relax
 from ..relaxations._euler import Euler
-from ..relaxations._hardware import HardwareInTheLoop
 from ..relaxations._sweep import Sweep
 from ..systems import _check
 from ..systems._base import has_potential
@@ -21,11 +20,11 @@ def check_arguments(free, estimators, beta, dt, steps, examples) -> None:
         raise ValueError(
             f"free is {free!r}; give a relaxation, e.g. ep.Euler(0.1, 1000)"
         )
-    if isinstance(free, HardwareInTheLoop):
+    if free is not None and free.outside:
         raise ValueError(
-            "free is a HardwareInTheLoop; theorems are tested where the model settles "
-            "to rounding, which a device cannot: give ep.Euler, and the device's "
-            "estimator as estimators={'device': …}"
+            f"free is a {type(free).__name__}; theorems are tested where the model "
+            "settles to rounding, which a device cannot: give ep.Euler, and the "
+            "device's estimator as estimators={'device': …}"
         )
     for name, rule in (estimators or {}).items():
         if not isinstance(rule, AbstractEstimator):

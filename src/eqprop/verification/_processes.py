@@ -29,7 +29,7 @@ from ..estimators._step import (
     step_map,
     through_step,
 )
-from ..relaxations._base import AbstractRelaxation, Dynamics, relax
+from ..relaxations import AbstractRelaxation, Dynamics, relax
 from ..relaxations._euler import Euler
 from ..relaxations._numbers import traced
 from ..systems import _check

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ..estimators import EquilibriumPropagation, ImplicitDifferentiation
 from ..estimators._equilibrium_propagation import Nudging
-from ..relaxations._base import Equilibrium, initial_state, relax
+from ..relaxations import Equilibrium, initial_state, relax
 from ..relaxations._euler import Euler, largest
 from ..relaxations._sweep import Sweep
 from ..systems import _check
@@ -87,7 +87,7 @@ def tune(
     x, y = _check.batch(x=x, y=y)
     _check.check_finite(x=x, y=y)
     count = min(examples, _check.batch_size(x=x))
-    sweep = estimator is not None and isinstance(estimator.free, Sweep)
+    sweep = estimator is not None and estimator.free.dt is None
     nudging = nudging if estimator is None else estimator.nudging
     (x, y), *others = _batches((x, y), count)
     with jax.enable_x64(True):

@@ -8,7 +8,6 @@ import numpy as np
 
 from .._drawing import COLORS, subplots
 from ..estimators import EquilibriumPropagation
-from ..relaxations._euler import Euler
 from ._verification import _aligned, number
 
 
@@ -70,10 +69,9 @@ class Tuning:
         found: dict[str, Any] = {}
         for phase in ("free", "nudged"):
             relaxation = getattr(self.estimator, phase)
-            for name in (
-                ("dt", "steps") if isinstance(relaxation, Euler) else ("steps",)
-            ):
-                found[f"estimator.{phase}.{name}"] = getattr(relaxation, name)
+            if relaxation.dt is not None:
+                found[f"estimator.{phase}.dt"] = relaxation.dt
+            found[f"estimator.{phase}.steps"] = relaxation.steps
         found["estimator.beta"] = self.estimator.beta
         found["estimator.nudging"] = self.estimator.nudging
         return found

@@ -18,7 +18,7 @@ from ..estimators import (
     VectorFieldEquilibriumPropagation,
 )
 from ..estimators._step import error_signal
-from ..relaxations._base import AbstractRelaxation, Equilibrium, relax, Status
+from ..relaxations import AbstractRelaxation, Equilibrium, relax, Status
 from ..relaxations._euler import Euler, largest
 from ..systems import _check
 from ..systems._base import (
