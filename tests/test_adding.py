@@ -68,7 +68,7 @@ words = {
     "unknown": ["train", "digits", "--data", "toyz"],
     "verify": [*"verify digits --estimator toy --json --examples 2 --steps 5".split(),
                "--out", folder],
-    "bench": ["bench", "digits", "--json", "--rounds", "1", *small],
+    "bench": [*"bench digits --json --rounds 1 --optimizer.lr 0.001".split(), *small],
 }
 for name in names:
     text = io.StringIO()

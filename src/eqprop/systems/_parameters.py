@@ -68,7 +68,7 @@ def by_layer(what: str, values: Sequence[Any], groups: PyTree[str]) -> dict[str,
     names = list(dict.fromkeys(jax.tree.leaves(groups)))
     if len(values) not in (1, len(names)):
         raise ValueError(
-            f"{what} has {len(values)} values; give one value, or one for each of "
+            f"{what} has {len(values)} values; give one for all, or one for each of "
             f"the {len(names)} layers: {', '.join(names)}"
         )
     each = values if len(values) == len(names) else [values[0]] * len(names)
