@@ -125,6 +125,7 @@ def words(probe: Exactness, bounds: list[str] | None = None) -> str:
 
 
 def _asymmetric(probe: Exactness) -> str:
+    """Explain an asymmetric Jacobian; empty if it is symmetric."""
     if probe.symmetric:
         return ""
     return (
@@ -193,6 +194,7 @@ def difference(agrees: Agreement, batch: int | None = None, beta: Any = None) ->
 
 
 def _factor(ratio: float, batch: int | None, beta: Any) -> str:
+    """Guess the cause of a wrong factor; empty if no known one fits."""
     known = [
         (2.0, "Is the nudge applied twice?"),
         (0.5, "Is the contrast of ±β divided by 2β where one phase is free?"),

@@ -245,6 +245,7 @@ def advance(problem: Problem, state, relaxation, betas, count: int, tol: float =
 
 @eqx.filter_jit
 def _jitted_advance(problem, state, relaxation, betas, count, tol):
+    """Run `advance`, compiled once for all numbers."""
     system, cost, x, y = problem
 
     def one(beta, x, y, s):

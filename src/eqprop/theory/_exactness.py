@@ -105,6 +105,7 @@ def exactness(problem: Problem, state: State, dt: float) -> Exactness:
 
 
 def _exactness(problem: Problem, state, dt, scale) -> Exactness:
+    """Probe the conditions with one S: `scale`, or M if `None`."""
     probes = random_like(state, 1, PROBES)
     *violations, held = _probe(problem, state, probes, dt, scale)
     asymmetry, mismatch, misplaced = (float(jnp.max(v)) for v in violations)
@@ -115,6 +116,7 @@ def _exactness(problem: Problem, state, dt, scale) -> Exactness:
 
 @eqx.filter_jit
 def _probe(problem: Problem, state, probes, dt, scale):
+    """Return asymmetry, mismatch, misplaced and held of each example."""
     system, cost, x, y = problem
 
     def one(example):
@@ -179,6 +181,8 @@ def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
 
 
 def _asymmetry(system, x, s, free, scaled, w) -> Array:
+    """Compare A S w with S Aᵀ w on the free units."""
+
     def velocity(u):
         return system.velocity(x, u)
 

@@ -73,6 +73,7 @@ def processes(system: str, beta: float | None, curves: Sequence[Curve]) -> Any:
 
 
 def _process(axis: Any, curve: Curve) -> None:
+    """Draw one layer: a color for each unit."""
     for k in range(curve.ep.shape[1]):
         color = COLORS[k % len(COLORS)]
         axis.plot(curve.times, curve.bptt[:, k], color=color, lw=3, alpha=0.45)

@@ -103,6 +103,7 @@ def _active(problem: Problem, point: FixedPoint) -> list[bool]:
 
 @eqx.filter_jit
 def _any_gradient(problem: Problem, state, probe, dt):
+    """Return the gradient for a random error signal."""
     return through_step(*problem, state, probe, dt, None)[1]
 
 

@@ -262,6 +262,7 @@ def _power(linear, probe, iterations: int) -> Array:
 
 
 def _nan_last(residual: Any) -> np.ndarray:
+    """Replace NaN by infinity."""
     return np.where(np.isfinite(residual), residual, np.inf)
 
 
@@ -282,6 +283,8 @@ def other_fixed_points(
 
 @eqx.filter_jit
 def _norms(system, x, state, dt) -> Array:
+    """Return ‖F(s) − s‖ of each example."""
+
     def one(x, s):
         moved = step_map(system, x, dt)(s)
         return norm(jax.tree.map(jnp.subtract, moved, s))

@@ -26,6 +26,7 @@ from ..relaxations._euler import largest
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import batch_costs, check_total_energy
+from ._problem import Problem
 from ._processes import Process
 
 
@@ -48,8 +49,9 @@ def flow(
     **Raises:** `ValueError` also if `system.project` would move a state.
     """
     check_nudge(system, cost, y, beta)
-    s, times, tol = _prepared(system, cost, x, y, s, times, tol)
-    states, moved = _flow(system, x, s, times, cost, y, jnp.asarray(beta), tol)
+    problem: Any = Problem(system, cost, x, y)  # type: ignore[arg-type]
+    s, times, tol = _prepared(problem, s, times, tol)
+    states, moved = _flow(problem, s, times, jnp.asarray(beta), tol)
     return _refuse(
         _finite(states, times),
         moved > jnp.finfo(moved.dtype).eps ** 0.5,
@@ -59,22 +61,22 @@ def flow(
 
 
 @eqx.filter_jit
-def _flow(system, x, s, times, cost, y, beta, tol):
+def _flow(problem: Problem, s, times, beta, tol):
     """Return the states, and how far `project` would move them."""
 
     # Integrate a perturbation w, dw/dt = (∂velocity/∂s) w, with the state.  At a fixed
     # point only w moves; it keeps the steps short enough for exact derivatives.
     def field(carry, args):
-        system, x, cost, y, beta = args
+        (system, cost, x, y), beta = args
         one = jax.vmap(lambda x, y, s: Dynamics(system, x, cost, y, beta).velocity(s))
         ds, dw = jax.jvp(lambda s: one(x, y, s), carry[:1], carry[1:])
         return ds, jax.lax.stop_gradient(dw)
 
     flat, unflatten = ravel_pytree(s)
     w = unflatten(jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
-    states, _ = _solve(field, (s, w), times, tol, (system, x, cost, y, beta))
+    states, _ = _solve(field, (s, w), times, tol, (problem, beta))
     fixed = jax.lax.stop_gradient(states)
-    projected = jax.vmap(jax.vmap(system.project))(fixed)
+    projected = jax.vmap(jax.vmap(problem.system.project))(fixed)
     return states, largest(jax.tree.map(jnp.subtract, projected, fixed))
 
 
@@ -94,7 +96,7 @@ def projected_cost(
     its gradients are Θ̄_t, and S̄_t divided by the batch size (eqs 6–7).  Errors are
     those of `flow`.
     """
-    _prepared(system, cost, x, y, s, t, tol)
+    _prepared(Problem(system, cost, x, y), s, t, tol)
     # The states in between are only checked against `project`.
     states = flow(system, x, s, np.linspace(0, t, 9) if t > 0 else t, tol=tol)
     last = jax.tree.map(lambda leaf: leaf[-1], states)
@@ -119,13 +121,17 @@ def rbp_flow(
     at s⁰ = `state`, which must have settled.  D is the Jacobian of `project` at
     s⁰ + velocity: 0 for a unit held at a bound, the identity without bounds.
     """
-    state, times, tol = _prepared(system, cost, x, y, state, times, tol)
-    states, grads = _rbp(system, cost, x, y, state, times, tol)
+    problem = Problem(system, cost, x, y)
+    state, times, tol = _prepared(problem, state, times, tol)
+    states, grads = _rbp(problem, state, times, tol)
     return Process(_finite(states, times), grads[0], grads[1], times)
 
 
 @eqx.filter_jit
-def _rbp(system, cost, x, y, s0, times, tol):
+def _rbp(problem: Problem, s0, times, tol):
+    """Solve for S̄ and its integral, which gives Θ̄."""
+    system, cost, x, y = problem
+
     def adjoint(x, s, error):
         at, pull = jax.vjp(lambda u: system.velocity(x, u), s)
         at = jax.tree.map(jnp.add, s, at)
@@ -138,7 +144,7 @@ def _rbp(system, cost, x, y, s0, times, tol):
     zero = jax.tree.map(jnp.zeros_like, start)
     states, integrals = _solve(field, (start, zero), times, tol)
     # The derivative of a step of dt = 1 is D ∂velocity/∂θ.
-    through = jax.vmap(lambda q: through_step(system, cost, x, y, s0, q, 1.0, None))
+    through = jax.vmap(lambda q: through_step(*problem, s0, q, 1.0, None))
     return states, through(integrals)[1]
 
 
@@ -170,15 +176,18 @@ def ep_flow(
         raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
     if nudging not in ("centered", "one-sided"):
         raise ValueError(f"nudging is {nudging!r}; choose 'centered' or 'one-sided'")
-    state, times, tol = _prepared(system, cost, x, y, state, times, tol, beta)
-    betas = jnp.array([beta, -beta if nudging == "centered" else 0.0], times.dtype)
-    states, grads = _ep(system, cost, x, y, state, times, betas, nudging, tol)
+    problem, phases = Problem(system, cost, x, y), 2 if nudging == "centered" else 1
+    state, times, tol = _prepared(problem, state, times, tol, beta)
+    betas = jnp.array([beta, -beta if phases == 2 else 0.0], times.dtype)
+    states, grads = _ep(problem, state, times, betas, phases, tol)
     return Process(_finite(states, times), grads[0], grads[1], times)
 
 
 @eqx.filter_jit
-def _ep(system, cost, x, y, s0, times, betas, nudging, tol):
-    nudges = betas if nudging == "centered" else betas[:1]
+def _ep(problem: Problem, s0, times, betas, phases: int, tol):
+    """Solve for (S^β − s⁰)/β of one or two phases; contrast two."""
+    system, cost, x, y = problem
+    nudges = betas[:phases]
 
     def shifted(s, u, beta):
         return jax.tree.map(lambda s, u: s + beta * u, s, u)
@@ -197,8 +206,8 @@ def _ep(system, cost, x, y, s0, times, betas, nudging, tol):
     def contrast(u):
         # If one-sided, the second of two equal u has no effect: its β is 0.
         u = jax.tree.map(lambda u: jnp.resize(u, (2, *u.shape[1:])), u)
-        phases = jax.vmap(lambda u, beta: shifted(s0, u, beta))(u, betas)
-        return _contrast(system, cost, x, y, s0, phases, betas, None)
+        states = jax.vmap(lambda u, beta: shifted(s0, u, beta))(u, betas)
+        return _contrast(*problem, s0, states, betas, None)
 
     start = jax.tree.map(lambda s: jnp.zeros((len(nudges), *s.shape), s.dtype), s0)
     paths = _solve(field, start, times, tol)
@@ -250,6 +259,7 @@ def _solve(field, start, times, tol, args=None) -> Any:
 
 
 def _finite(states: State, times: Array) -> State:
+    """Refuse a trajectory that the solver did not complete."""
     return _refuse(
         states,
         ~jnp.isfinite(largest(jax.lax.stop_gradient(states))),
@@ -267,9 +277,10 @@ def _refuse(tree: Any, wrong: Array, message: str) -> Any:
     return tree
 
 
-def _prepared(system, cost, x, y, state, times, tol, beta=1.0):
+def _prepared(problem: Problem, state, times, tol, beta=1.0):
     """Return the batched state in the widest dtype, the times, and the tolerance."""
-    _check.batch_size(x=x, **({} if y is None else {"y": y}))
+    system, cost, x, y = problem
+    _check.batch_size(**({"x": x} if y is None else {"x": x, "y": y}))
     state = initial_state(system, x, state)
     if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(state)):
         raise ValueError("the state is complex; the flow is that of real states")

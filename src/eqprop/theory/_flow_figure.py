@@ -80,6 +80,7 @@ class _Noisy:
 
 
 def _figure(problem: Problem, state, times, noisy: _Noisy) -> Any:
+    """Compute the processes, the angles and the runs, and draw them."""
     beta, noise, chains, dt = noisy.beta, noisy.noise, noisy.chains, noisy.dt
     data = {"state": state, "times": times}
     nudged, count = ep_flow(*problem, **data), np.size(times)

@@ -55,6 +55,7 @@ def check_arguments(free, estimators, beta, dt, steps, examples) -> None:
 
 @eqx.filter_jit
 def _start_values(problem: Any, state) -> dict[str, Any]:
+    """Return what must be finite at the initial state, by name."""
     system, cost, x, y = problem
     values: dict[str, Any] = {"velocity": jax.vmap(system.velocity)(x, state)}
     if has_potential(system):

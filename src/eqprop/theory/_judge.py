@@ -266,6 +266,7 @@ def order_of_estimator(found: Findings, name: str, large: float, small: float) -
 
 
 def _wrong_order(what: str, order: Order) -> str:
+    """Say how the error falls instead."""
     if math.isnan(order.measured):
         return (
             f"{what}: the error falls with a constant order in β for only "
@@ -281,6 +282,7 @@ def _wrong_order(what: str, order: Order) -> str:
 
 
 def _wrong_beta(name: str, off: float, beta: float, sweeps: Any) -> str:
+    """Say whether β is too large, too small, or not the cause."""
     low, high = regime(sweeps)
     start = f"EP {name} at β={beta:.3g} is off the exact gradient by {number(off)}: "
     fits = f"the error is of constant order from β = {low:.1g} to {high:.1g}"
@@ -290,6 +292,22 @@ def _wrong_beta(name: str, off: float, beta: float, sweeps: Any) -> str:
         return f"{start}β is lost in rounding; {fits}. Use β ≥ {low:.1g}."
     return (
         f"{start}the nudged phase does not reach its fixed point, or the rule is wrong."
+    )
+
+
+def _predicted_bias(found: Findings, moves: float, estimate: Any, predicted: Any):
+    """Check EP's estimate against its limit, if that could be solved for."""
+    limit, left = predicted
+    if float(left) >= 1e-8 or not flat(limit).any():
+        return
+    off = agreement(estimate, limit).error
+    found.check(
+        "EP's bias against theory's (paper C, eq 18)",
+        off,
+        # Besides its bias, a centered estimate has an error of order β².
+        max(FINITE_DIFFERENCE, 100 * moves**2),
+        "EP's estimate is not the limit that theory predicts for this system: "
+        f"off by {number(off)}.",
     )
 
 
@@ -306,22 +324,12 @@ def biased_rule(
     `moves` is how far the table's β moves the state; `predicted` is EP's limit, and the
     residual of its solve.
     """
-    limit, left = predicted
     estimate, reference = grads["EP centered"], grads["implicit"]
     agrees = agreement(estimate, reference)
     angle = number(agrees.angle)
     found.measure(f"EP's error at β = {found.facts['beta']:.3g}", agrees.error)
     found.measure("EP's sign agreement", agrees.signs)
-    if float(left) < 1e-8 and flat(limit).any():
-        off = agreement(estimate, limit).error
-        found.check(
-            "EP's bias against theory's (paper C, eq 18)",
-            off,
-            # Besides its bias, a centered estimate has an error of order β².
-            max(FINITE_DIFFERENCE, 100 * moves**2),
-            "EP's estimate is not the limit that theory predicts for this system: "
-            f"off by {number(off)}.",
-        )
+    _predicted_bias(found, moves, estimate, predicted)
     name = "EP's angle to the exact gradient, degrees"
     if isinstance(system, AbstractMap):
         what = "a map: EP is approximate by declaration"

@@ -91,6 +91,7 @@ def words(precision: str, found: Agreement | None) -> str:
 
 @eqx.filter_jit
 def _gradient(estimator, problem, key, precision):
+    """Run the rule in the arithmetic of `precision`."""
     params, static = eqx.partition(problem.model, eqx.is_inexact_array)
 
     def gradient(params, x, y):

@@ -186,6 +186,7 @@ def _nudged_path(problem, place, betas) -> State:
 
 @eqx.filter_jit
 def _rbp(problem: Problem, place: Place) -> Process:
+    """Iterate the vector-Jacobian product of the step at s⁰."""
     (system, cost, x, y), (state, dt, steps) = problem, place
 
     def errors(x, y, s):
@@ -210,6 +211,7 @@ def _rbp(problem: Problem, place: Place) -> Process:
 
 @eqx.filter_jit
 def _bptt(problem: Problem, place: Place) -> Process:
+    """Run forward from s⁰, then back through every step."""
     (system, cost, x, y), (state, dt, steps) = problem, place
 
     def forward(x, s):

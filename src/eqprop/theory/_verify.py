@@ -338,6 +338,8 @@ def _cost_at(problem: Problem, state) -> tuple[np.ndarray, float]:
 
 @eqx.filter_jit
 def _cost_derivatives(problem: Problem, state, probe):
+    """Return the size of ∂C/∂s, and of its change along a probe."""
+
     def one(x, y, s, v):
         def error(u):
             return error_signal(problem.system, problem.cost, x, y, u)
