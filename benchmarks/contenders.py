@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import eqprop as ep
-from eqprop.verification._metrics import agreement
+from eqprop.theory._metrics import agreement
 
 try:
     import peers

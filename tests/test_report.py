@@ -17,8 +17,9 @@ import eqprop as ep
 from eqprop import cli
 from eqprop.report import _curves
 from eqprop.report._table import duration
-from eqprop.verification._metrics import Agreement
-from eqprop.verification._verification import Check, Row, Verification
+from eqprop.theory._metrics import Agreement
+from eqprop.theory._records import Check, Row
+from eqprop.theory._verification import Verification
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 

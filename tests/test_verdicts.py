@@ -8,10 +8,11 @@ import pytest
 from zoo import batch
 
 import eqprop as ep
-from eqprop.verification._derivatives import slopes
-from eqprop.verification._exactness import ep_limit, exactness
-from eqprop.verification._fixed_point import find_fixed_point
-from eqprop.verification._metrics import agreement, process_rmse
+from eqprop.theory._derivatives import slopes
+from eqprop.theory._exactness import ep_limit, exactness
+from eqprop.theory._fixed_point import find_fixed_point
+from eqprop.theory._metrics import agreement, process_rmse
+from eqprop.theory._problem import Problem
 
 COST = ep.SquaredError()
 stop = jax.lax.stop_gradient
@@ -98,7 +99,8 @@ def test_slopes_are_those_of_calculus():
     system, cost, x, y = jax.tree.map(_double, (chain(), COST, x, y))
     state = ep.relax(system, x, ep.Euler(0.3, 200)).state
     found = {
-        (s.function, s.argument): s for s in slopes(system, cost, x, y, state, 0.3)
+        (s.function, s.argument): s
+        for s in slopes(Problem(system, cost, x, y), state, 0.3)
     }
     assert not any(slope.wrong for slope in found.values())
     assert ("velocity", "top") not in found  # unused
@@ -181,13 +183,13 @@ def test_random_time_constants_are_judged_by_the_gradient(seed):
     system = timed(seed, nudged=seed % 2 == 1)
     x, y = jax.tree.map(_double, batch(size=3))
     state = jax.vmap(lambda one: jnp.linalg.solve(system.A, system.W @ one))(x)
-    limit, _ = ep_limit(system, COST, x, y, state, 0.1)
+    limit, _ = ep_limit(Problem(system, COST, x, y), state, 0.1)
     exact = ep.ImplicitDifferentiation(ep.Euler(0.1, 0))
     exact = exact(system, COST, x, y, state=state)
     error = agreement(limit, (exact.grads, exact.cost_grads)).error
     expected = timed_error(system, x, y)
     np.testing.assert_allclose(error, expected, rtol=1e-6, atol=1e-12)
-    probe = exactness(system, COST, x, y, state, 0.1)
+    probe = exactness(Problem(system, COST, x, y), state, 0.1)
     assert probe.symmetric
     assert probe.generated
     assert probe.placed == (seed % 2 == 0) == (error < 1e-9)
@@ -210,6 +212,77 @@ def test_time_constants_of_hidden_units_hold_and_of_nudged_ones_are_refused():
     assert "forced_velocity" in wrong.verdict
     low, high = sorted(timed(1, nudged=True).D[-2:])
     assert f"D = {low:.3g} to {high:.3g}" in wrong.verdict
+
+
+class Inside(ep.AbstractSystem):
+    """ds/dt = tanh(W s + U x + force) − s with Φ = ½ sᵀ W s + sᵀ U x: S = M = tanh′."""
+
+    W: jax.Array
+    U: jax.Array
+
+    def init_state(self, x):
+        return jnp.zeros(4)
+
+    def velocity(self, x, s):
+        return self.forced_velocity(x, s, jnp.zeros_like(s))
+
+    def forced_velocity(self, x, s, force):
+        return jnp.tanh((self.W + self.W.T) @ s / 2 + self.U @ x + force) - s
+
+    def potential(self, x, s):
+        return -0.5 * s @ self.W @ s - s @ self.U @ x
+
+    def readout(self, s):
+        return s[-2:]
+
+
+class Outside(Inside):
+    """The same, with the nudge added to the velocity."""
+
+    forced_velocity = ep.AbstractSystem.forced_velocity
+
+    def velocity(self, x, s):
+        return Inside.forced_velocity(self, x, s, jnp.zeros_like(s))
+
+
+def inside(cls):
+    random = np.random.default_rng(21)
+    w = random.normal(size=(4, 4))
+    return cls(jnp.asarray(0.3 * (w + w.T)), jnp.asarray(random.normal(size=(4, 3))))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_nudge_inside_an_activation_is_exact_by_linear_algebra():
+    """EP's limit for U is D (I − W D)⁻¹ c xᵀ, D = tanh′(drive) and c = ∂C/∂s."""
+    system, (x, y) = inside(Inside), jax.tree.map(_double, batch(size=3))
+    w, u = np.asarray(system.W), np.asarray(system.U)
+    states, expected = [], 0
+    for one, target in zip(np.asarray(x), np.asarray(y), strict=True):
+        s = np.zeros(4)
+        for _ in range(2000):
+            s = 0.5 * s + 0.5 * np.tanh(w @ s + u @ one)
+        d, c = np.diag(1 - s**2), np.zeros(4)
+        c[-2:] = s[-2:] - target
+        error = d @ np.linalg.solve(np.eye(4) - w @ d, c)
+        expected = expected + np.outer(error, one) / len(x)
+        states.append(s)
+    state = jnp.asarray(np.stack(states))
+    (limit, _), _ = ep_limit(Problem(system, COST, x, y), state, 0.5)
+    np.testing.assert_allclose(limit.U, expected, rtol=1e-9, atol=1e-12)
+    probe = exactness(Problem(system, COST, x, y), state, 0.5)
+    assert probe.exact
+    assert probe.scale is None  # S is M itself, nothing is fitted
+
+
+def test_a_nudge_inside_an_activation_holds_and_outside_is_refused():
+    """S = M: also step by step; outside of tanh the cure is `forced_velocity`."""
+    right = ep.verify(inside(Inside), COST, *batch(size=3))
+    assert right.holds, str(right)
+    orders = {c.name: c.outcome for c in right.checks if "order in β" in c.name}
+    assert orders["EP centered, states: order in β"] == "holds"
+    wrong = ep.verify(inside(Outside), COST, *batch(size=3))
+    assert not wrong.holds
+    assert "refused" in wrong.verdict
 
 
 @pytest.mark.usefixtures("x64")

@@ -23,8 +23,8 @@ from zoo import (
 import eqprop as ep
 from eqprop.estimators import _equilibrium_propagation, _recurrent_backpropagation
 from eqprop.relaxations import _euler
-from eqprop.verification import _comparison, _processes
-from eqprop.verification._metrics import agreement, order_in_beta, process_rmse
+from eqprop.theory import _comparison, _processes
+from eqprop.theory._metrics import agreement, order_in_beta, process_rmse
 
 COST = ep.SquaredError()
 SLOW = pytest.mark.slow
@@ -506,6 +506,8 @@ def test_errors():
         ep.verify(system, COST, x, y[:2])
     with pytest.raises(ValueError, match="NaN"):
         ep.verify(system, COST, x * np.nan, y)
+    with pytest.raises(ValueError, match=r"x has dtype uint8 .*/ 255"):
+        ep.verify(system, COST, np.asarray(x).astype(np.uint8), y)
     with pytest.raises(ValueError, match=r"prediction has shape \(2,\).*\(1,\)"):
         ep.verify(system, COST, x, y[:, :1])
     with pytest.raises(ValueError, match="hold no floating-point array"):

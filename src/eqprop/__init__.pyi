@@ -96,7 +96,7 @@ from .training import (
     TrainingDiverged as TrainingDiverged,
     XieSeung as XieSeung,
 )
-from .verification import (
+from .theory import (
     bptt_process as bptt_process,
     ep_flow as ep_flow,
     ep_process as ep_process,

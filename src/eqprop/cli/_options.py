@@ -54,7 +54,8 @@ class PredictOptions(Computing):
 class VerifyOptions(Computing):
     """Check the papers' theorems on a system, in float64.
 
-    Exit status 0 only if all holds that theory promises for this kind of system.
+    Exit status 0 only if everything holds that theory promises for this kind of
+    system and for the learning rule.
     """
 
     target: tyro.conf.Positional[str]
@@ -95,7 +96,7 @@ class TuneOptions(Computing):
     nudging: Literal["centered", "one-sided", "random-sign"] | None = None
     """kind of nudge (default: as configured, else centered)"""
     examples: int = 16
-    """number of training examples used"""
+    """examples in a batch: one batch to propose on, up to 8 more to certify"""
     system: str | None = None
     """FILE.py:NAME of a run's own model, which is executed only if named here"""
     out: Path | None = None

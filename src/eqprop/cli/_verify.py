@@ -18,15 +18,15 @@ from ..estimators import (
     EquilibriumPropagation,
     named_estimator,
 )
-from ..verification import (
+from ..theory import (
     flow_figure,
     tune as _tune,
     Verification,
     verify as _verify,
 )
-from ..verification._causes import FAR
-from ..verification._metrics import Agreement
-from ..verification._precision import precision_cost, with_precision
+from ..theory._causes import FAR
+from ..theory._metrics import Agreement
+from ..theory._precision import precision_cost, with_precision
 from ._console import (
     parse,
     print_json,

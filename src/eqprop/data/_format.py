@@ -65,6 +65,16 @@ class InputFormat:
         dtype = str(raw.dtype)
         return cls(dtype, raw.shape[1:], low, high, result=dtype)
 
+    def check_scaled(self, place: str) -> None:
+        """Raise `ValueError` for uint8, which nobody has scaled."""
+        if self.dtype == "uint8":
+            raise ValueError(
+                f"{place} has dtype uint8 and values up to {self.high:g}: numbers "
+                "given in Python reach the network as they are. Scale pixels as "
+                "eqprop train scales those of a file, x.astype(np.float32) / 255, and "
+                "give other whole numbers as x.astype(np.int32)"
+            )
+
     @classmethod
     def from_json(cls, record: Any) -> InputFormat | None:
         """What `to_json` wrote; None where there is no such record."""

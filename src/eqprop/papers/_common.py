@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 import eqprop as ep
 
 from .. import data
-from ..verification import agreement
+from ..theory import agreement
 
 COST = ep.SquaredError()
 SETTLE = ep.Euler(dt=0.2, steps=4000, tol=1e-13)

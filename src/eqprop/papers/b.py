@@ -16,7 +16,7 @@ from jaxtyping import Array
 import eqprop as ep
 
 from ..systems import batch_costs
-from ..verification import order_in_beta
+from ..theory import order_in_beta
 from ._claim import claim, Findings
 from ._common import apart, COST, flat, flat_digits, network
 from ._figure import Curve, curves, power

@@ -9,7 +9,7 @@ import numpy as np
 
 import eqprop as ep
 
-from ..verification import process_rmse
+from ..theory import process_rmse
 from . import _common as common
 from ._claim import claim, Findings
 from ._common import agreement, apart, COST, flat, images, Images, slope, step_problem

@@ -30,7 +30,7 @@ from ..training import (
     Optimizer,
     TrainingDiverged,
 )
-from ..verification._metrics import agreement
+from ..theory._metrics import agreement
 from ._directory import RunDirectory
 from ._problem import Problem
 from ._train import _start, _with_whole_paths, default_path, resume, train

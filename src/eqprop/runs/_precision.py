@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from ..training import Config
-from ..verification._precision import precision_cost, record
+from ..theory._precision import precision_cost, record
 from ._problem import Problem
 
 FILE = "precision.json"

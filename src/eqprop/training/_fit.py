@@ -239,13 +239,7 @@ def check_program_inputs(
         format = InputFormat.of_program(leaf)
         if format is None:
             continue
-        if format.dtype == "uint8":
-            raise ValueError(
-                f"{place} has dtype uint8 and values up to {format.high:g}: numbers "
-                "given in Python reach the network as they are. Scale pixels as "
-                "eqprop train scales those of a file, x.astype(np.float32) / 255, and "
-                "give other whole numbers as x.astype(np.int32)"
-            )
+        format.check_scaled(place)
         for name, other in (others or {}).items():
             given = dict(jax.tree_util.tree_leaves_with_path(other))[path]
             format.check_values(np.asarray(given), name)

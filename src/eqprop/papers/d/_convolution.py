@@ -7,7 +7,7 @@ import numpy as np
 
 import eqprop as ep
 
-from ...verification import order_in_beta, process_rmse
+from ...theory import order_in_beta, process_rmse
 from .._claim import claim, Findings
 from .._common import agreement, COST, digits, network, off, pooled, traced
 from .._figure import Curve, curves, power

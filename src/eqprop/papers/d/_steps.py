@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 import eqprop as ep
 
-from ...verification import process_rmse
+from ...theory import process_rmse
 from .._claim import Findings
 from .._common import COST, flat, network
 from .._figure import Curve

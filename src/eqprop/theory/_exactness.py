@@ -1,17 +1,17 @@
-"""What makes EP exact, tested by random probes at s⁰.
+"""Test by random probes at s⁰ whether EP is exact.
 
-With v(x, s, f) the velocity under a force f, A = ∂v/∂s and M = ∂v/∂f at (s⁰, 0), EP's
-gradient is exact as β → 0 if, where `project` leaves units free to move, some
-symmetric S has
+Let v(x, s, f) be the velocity under a force f, A = ∂v/∂s and M = ∂v/∂f at (s⁰, 0).
+EP's gradient is exact as β → 0 if some symmetric S has, on the units that `project`
+leaves free to move,
 
     A S symmetric,   ∂v/∂θ = −S ∂²potential/∂s∂θ   and   S ∂C/∂s = M ∂C/∂s.
 
-EP's temporal derivatives are then S times RBP's.  For a system without a potential its
-`learning_field` stands for −∂potential/∂s.  The conditions are sufficient, not
-necessary: `verify` judges EP's limit (`ep_limit`) and explains it by them.
+EP's temporal derivatives are then S times RBP's.  If a system has no potential, its
+`learning_field` takes the place of −∂potential/∂s.  The conditions are sufficient, not
+necessary: `verify` judges EP's limit (`ep_limit`) and explains a failure by them.
 
-S is M for most systems (the identity for a plain velocity).  A velocity
-−D ∂potential/∂s with time constants D has S = D, which is fitted here.
+For most systems S = M (the identity for a plain velocity).  For a velocity
+−D ∂potential/∂s with time constants D, S = D, and D is fitted here.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..estimators._base import weighted_mean
 from ..estimators._step import (
@@ -43,23 +43,23 @@ from ..systems._base import (
     state_gradient,
 )
 from ..systems._total_energy import cost_of
-from ._fixed_point import random_like
+from ._problem import Problem, random_like
 
 PROBES = 3
 TOLERANCE = 1e-8
-"""relative violation of a condition that rounding explains"""
+"""relative violation of a condition that rounding can cause"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exactness:
-    """Relative violations of EP's conditions, 0 where they hold.
+    """Relative violations of EP's conditions; 0 if they hold.
 
     - `asymmetry`: ‖(A S − S Aᵀ)w‖ / (‖A S w‖ + ‖S Aᵀ w‖), the largest over probes w.
-    - `mismatch`: the same for S ∂²potential/∂s∂θ, or −S ∂learning_field/∂θ, against
-      −∂velocity/∂θ; `None` for a system that has neither.
-    - `misplaced`: the same for S ∂C/∂s against M ∂C/∂s: the nudge.
+    - `mismatch`: the same for −∂velocity/∂θ and S ∂²potential/∂s∂θ (or −S
+      ∂learning_field/∂θ); `None` if the system has neither.
+    - `misplaced`: the same for S ∂C/∂s and M ∂C/∂s, the nudge.
     - `held`: share of the units that `project` holds at s⁰.
-    - `scale`: the fitted diagonal S, like the batched state; `None`: S = M.
+    - `scale`: the fitted diagonal S, shaped as the batched state; `None`: S = M.
     - `touched`: smallest and largest entry of that S on units that the nudge touches.
     """
 
@@ -76,7 +76,7 @@ class Exactness:
 
     @property
     def generated(self) -> bool:
-        """Whether what learns generates the velocity, up to S."""
+        """Whether the potential (or learning field) generates the velocity, up to S."""
         return self.mismatch is None or self.mismatch <= TOLERANCE
 
     @property
@@ -89,45 +89,36 @@ class Exactness:
         return self.symmetric and self.generated and self.placed
 
 
-def exactness(
-    system: AbstractSystem,
-    cost: Any,
-    x: PyTree[Array],
-    y: PyTree[Array],
-    state: State,
-    dt: float,
-) -> Exactness:
+def exactness(problem: Problem, state: State, dt: float) -> Exactness:
     """Probe the conditions at every example's state, with S = M or, failing that, D.
 
-    The fitted diagonal is returned only if the velocity is −D ∂potential/∂s with it.
+    The fitted diagonal D is used only if the velocity is −D ∂potential/∂s with it.
     """
-    problem = (system, cost, x, y, state)
-    plain = _exactness(problem, dt, None)
+    plain, system = _exactness(problem, state, dt, None), problem.system
     if plain.exact or not has_potential(system) or isinstance(system, AbstractMap):
         return plain
-    scale, touched = _fitted(problem)
-    fitted = _exactness(problem, dt, scale)
+    scale, touched = _fitted(problem, state)
+    fitted = _exactness(problem, state, dt, scale)
     if not (fitted.symmetric and fitted.generated):
         return plain
     return dataclasses.replace(fitted, scale=scale, touched=touched)
 
 
-def _exactness(problem, dt, scale) -> Exactness:
-    system, cost, x, y, state = problem
+def _exactness(problem: Problem, state, dt, scale) -> Exactness:
+    """Probe the conditions with one S: `scale`, or M if `None`."""
     probes = random_like(state, 1, PROBES)
-    asymmetry, mismatch, misplaced, held = _probe(
-        system, cost, x, y, state, probes, dt, scale
-    )
-    return Exactness(
-        float(jnp.max(asymmetry)),
-        float(jnp.max(mismatch)) if _learns_apart(problem[0]) else None,
-        float(jnp.max(misplaced)),
-        float(jnp.mean(held)),
-    )
+    *violations, held = _probe(problem, state, probes, dt, scale)
+    asymmetry, mismatch, misplaced = (float(jnp.max(v)) for v in violations)
+    learns = _learns_apart(problem.system)
+    held = float(jnp.mean(held))
+    return Exactness(asymmetry, mismatch if learns else None, misplaced, held)
 
 
 @eqx.filter_jit
-def _probe(system, cost, x, y, state, probes, dt, scale):
+def _probe(problem: Problem, state, probes, dt, scale):
+    """Return asymmetry, mismatch, misplaced and held of each example."""
+    system, cost, x, y = problem
+
     def one(example):
         x, y, s, probes, diagonal = example
         free = projector(system, x, s, dt)
@@ -136,10 +127,8 @@ def _probe(system, cost, x, y, state, probes, dt, scale):
         ones = free(jax.tree.map(jnp.ones_like, s))
         moving = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(ones))
         held = 1 - moving / sum(leaf.size for leaf in jax.tree.leaves(s))
-        asymmetry = jax.vmap(lambda w: _asymmetry(system, x, s, free, scaled, w))(
-            probes
-        )
-        mismatch = jnp.zeros(PROBES)
+        asymmetry = jax.vmap(lambda w: _asymmetry(system, x, s, free, scaled, w))
+        asymmetry, mismatch = asymmetry(probes), jnp.zeros(PROBES)
         if _learns_apart(system):
             mismatch = jax.vmap(lambda w: _mismatch(system, x, s, scaled, w))(probes)
         # d/dβ of the nudged velocity is −M ∂C/∂s, wherever the nudge acts.
@@ -153,7 +142,7 @@ def _probe(system, cost, x, y, state, probes, dt, scale):
 
 
 def _nudge(system, cost, x, y, s) -> State:
-    """∂/∂β of the velocity nudged by β, at β = 0."""
+    """Return ∂/∂β of the nudged velocity at β = 0."""
 
     def velocity(beta):
         return Dynamics(system, x, cost, y, beta).velocity(s)
@@ -163,12 +152,12 @@ def _nudge(system, cost, x, y, s) -> State:
 
 
 def _learns_apart(system: AbstractSystem) -> bool:
-    """Whether something other than the velocity generates the rule."""
+    """Tell whether a potential or a learning field generates the rule."""
     return has_potential(system) or system.learning_field is not None
 
 
 def scaling(system: AbstractSystem, x: Any, s: State, diagonal: State | None):
-    """w ↦ S w of one example: a fitted diagonal, or M = ∂velocity/∂force."""
+    """Return w ↦ S w of one example: a fitted diagonal, or M = ∂velocity/∂force."""
     if diagonal is not None:
         return lambda w: jax.tree.map(jnp.multiply, diagonal, w)
 
@@ -180,7 +169,7 @@ def scaling(system: AbstractSystem, x: Any, s: State, diagonal: State | None):
 
 
 def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
-    """w ↦ ∂project/∂s · w at s + dt · velocity: zero on units held at a bound."""
+    """Return w ↦ ∂project/∂s · w at s + dt · velocity: 0 on units held at a bound."""
     velocity = system.velocity(x, s)
     at = jax.tree.map(lambda u, v: u + dt * v, s, velocity)
 
@@ -192,6 +181,8 @@ def projector(system: AbstractSystem, x: Any, s: State, dt: Any):
 
 
 def _asymmetry(system, x, s, free, scaled, w) -> Array:
+    """Compare A S w with S Aᵀ w on the free units."""
+
     def velocity(u):
         return system.velocity(x, u)
 
@@ -201,7 +192,7 @@ def _asymmetry(system, x, s, free, scaled, w) -> Array:
 
 
 def _mismatch(system, x, s, scaled, w) -> Array:
-    """Of ∂/∂θ ⟨what learns, S w⟩ against ∂/∂θ ⟨velocity, w⟩, the worst parameter."""
+    """Compare ∂/∂θ ⟨learning, S w⟩ with ∂/∂θ ⟨velocity, w⟩ in the worst parameter."""
     params, static = eqx.partition(system, eqx.is_inexact_array)
     moved = scaled(w)
 
@@ -216,7 +207,7 @@ def _mismatch(system, x, s, scaled, w) -> Array:
         jax.tree.leaves(jax.grad(of_velocity)(params)),
         strict=True,
     )
-    # Relative to all parameters: one that acts on nothing here differs by rounding.
+    # Relative to all parameters: one without effect here differs by rounding.
     pairs = list(pairs)
     if not pairs:
         return jnp.zeros(())
@@ -227,7 +218,7 @@ def _mismatch(system, x, s, scaled, w) -> Array:
 
 
 def _learning(system, x, s) -> State:
-    """−∂potential/∂s, or the field of the vector-field rule."""
+    """Return −∂potential/∂s, or the field of the vector-field rule."""
     if not has_potential(system):
         return learning_field(system)(x, s)
     return jax.tree.map(
@@ -236,7 +227,7 @@ def _learning(system, x, s) -> State:
 
 
 def _relative(a: State, b: State) -> Array:
-    """‖a − b‖ / (‖a‖ + ‖b‖), at any scale."""
+    """Return ‖a − b‖ / (‖a‖ + ‖b‖), at any scale."""
     biggest = jnp.maximum(largest(a), largest(b))
     a, b = jax.tree.map(lambda u: u / jnp.where(biggest == 0, 1, biggest), (a, b))
     size = norm(a) + norm(b)
@@ -244,18 +235,17 @@ def _relative(a: State, b: State) -> Array:
     return off / jnp.where(size == 0, 1, size)
 
 
-def _fitted(problem) -> tuple[State, tuple[float, float]]:
-    """The diagonal D of velocity = −D ∂potential/∂s, and its range under the nudge."""
-    system, cost, x, y, state = problem
-    params = eqx.filter(system, eqx.is_inexact_array)
+def _fitted(problem: Problem, state: State) -> tuple[State, tuple[float, float]]:
+    """Fit D of velocity = −D ∂potential/∂s; return it and its range on nudged units."""
+    params = eqx.filter(problem.system, eqx.is_inexact_array)
     random = np.random.default_rng(6)
     thetas = jax.tree.map(
         lambda leaf: jnp.asarray(random.normal(size=(PROBES, *leaf.shape)), leaf.dtype),
         params,
     )
     probes = random_like(state, 7, PROBES)
-    scale, signals = _fit(system, cost, x, y, state, thetas, probes)
-    floor = 1e-9 * float(jnp.max(jnp.stack([largest(signals)])))
+    scale, signals = _fit(problem, state, thetas, probes)
+    floor = 1e-9 * float(largest(signals))
     touched = [
         np.asarray(d)[np.abs(np.asarray(c)) > floor]
         for d, c in zip(jax.tree.leaves(scale), jax.tree.leaves(signals), strict=True)
@@ -267,8 +257,9 @@ def _fitted(problem) -> tuple[State, tuple[float, float]]:
 
 
 @eqx.filter_jit
-def _fit(system, cost, x, y, state, thetas, probes):
-    """D by least squares on ∂v/∂θ against −∂²P/∂s∂θ; without parameters, on ∂v/∂s."""
+def _fit(problem: Problem, state, thetas, probes):
+    """Fit D by least squares to ∂v/∂θ and −∂²P/∂s∂θ; without parameters, to ∂v/∂s."""
+    system, cost, x, y = problem
     params, static = eqx.partition(system, eqx.is_inexact_array)
 
     def one(example):
@@ -307,15 +298,16 @@ def _fit(system, cost, x, y, state, thetas, probes):
 
 
 @eqx.filter_jit
-def ep_limit(system, cost, x, y, state, dt):
-    """EP's gradient in the limit β → 0 at a fixed point, for any system.
+def ep_limit(problem: Problem, state: State, dt: float):
+    """Compute EP's gradient in the limit β → 0 at a fixed point, for any system.
 
-    With q = ds^β/dβ, which solves (I − ∂F/∂s) q = ∂F^β/∂β, it is ∂C/∂θ +
-    ∂²potential/∂θ∂s q, or ∂C/∂θ − (∂μ/∂θ)ᵀ q (paper C, eq 18).  It equals the
-    exact gradient where `exactness` holds, and differs by EP's bias elsewhere.
+    q = ds^β/dβ solves (I − ∂F/∂s) q = ∂F^β/∂β.  The limit is ∂C/∂θ + ∂²potential/∂θ∂s
+    q, or without a potential ∂C/∂θ − (∂μ/∂θ)ᵀ q (paper C, eq 18).  It equals the exact
+    gradient if `exactness` holds; the difference is EP's bias.
 
     **Returns:** (system gradient, cost gradient), and the solve's worst residual.
     """
+    system, cost, x, y = problem
 
     def response(x, y, s):
         def nudged(beta):

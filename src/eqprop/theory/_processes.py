@@ -1,4 +1,4 @@
-"""The theorems step by step: EP's, RBP's and BPTT's error processes in discrete time.
+"""EP's, RBP's and BPTT's error processes in discrete time: the theorems step by step.
 
 With F(x, s) = project(s + dt · velocity) and s⁰ the free state (paper B, theorems 1
 and 3, in steps of dt; paper D, theorem 1):
@@ -7,9 +7,9 @@ and 3, in steps of dt; paper D, theorem 1):
 - BPTT: S̄_t = ∂C(s_K)/∂s_{K−t} along K further steps, Θ̄_t the part of its last t steps;
 - EP:   S̃_t = −(s^β_{t+1} − s^β_t)/(β dt), Θ̃_t the contrast of the phases at s^β_t.
 
-At a fixed point RBP and BPTT agree for any system.  EP's agree with them as β → 0
-where the potential generates a symmetric velocity; a unit that `project` holds shows
-the projected error, ∂project · S̄_t.
+At a fixed point, RBP and BPTT agree for any system.  EP agrees with them as β → 0 if
+the potential generates a symmetric velocity.  A unit that `project` holds at a bound
+shows the projected error, ∂project · S̄_t.
 """
 
 from typing import Any, Literal
@@ -35,9 +35,26 @@ from ..relaxations._numbers import traced
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import check_total_energy
-from ._process import Process
+from ._problem import Place, Problem
 
 ProcessNudging = Literal["centered", "one-sided"]
+
+
+class Process(eqx.Module):
+    """The error process (S̄_t, Θ̄_t) along t, with the signs of ∂L/∂s and ∂L/∂θ.
+
+    - `states`: S̄_t of each example, leaves `[times, batch, …]`.
+    - `grads`: Θ̄_t, the gradient accumulated up to t, the mean over the batch.  It has
+      the structure of the system, leaves `[times, …]`, and `None` for a leaf that is
+      not a parameter.
+    - `cost_grads`: the same for the parameters of the cost.
+    - `times`: t in neuron time constants (dt · number of steps).
+    """
+
+    states: PyTree[Array]
+    grads: PyTree[Array | None]
+    cost_grads: PyTree[Array | None]
+    times: Float[Array, " times"]
 
 
 def ep_process(
@@ -53,16 +70,17 @@ def ep_process(
     nudging: ProcessNudging = "centered",
     state: State | None = None,
 ) -> Process:
-    """S̃_t and Θ̃_t of the nudged phase (paper B, eqs 18–19; paper D, GDU).
+    """Compute S̃_t and Θ̃_t of the nudged phase (paper B, eqs 18–19; paper D, GDU).
 
     **Arguments:**
 
-    - `free`: the relaxation that ends in s⁰; `state`: where it starts.
+    - `free`: the relaxation that ends in s⁰; `state`: its initial state.
     - `dt`, `steps`: the nudged Euler steps; t runs from 0 to `steps`.
-    - `beta`: the nudge, not 0; `nudging`: β against 0, or against −β, where S̃ is
-      the mean of both phases'.
+    - `beta`: the nudge, not 0.
+    - `nudging`: `"one-sided"` contrasts β with 0, `"centered"` β with −β, and S̃ is
+      then the mean over both phases.
 
-    **Returns:** a `Process` whose leaves lead with t = 0…`steps`.
+    **Returns:** a `Process`; t = 0…`steps` is the leading axis of its leaves.
 
     **Raises:** `ValueError` for hyper-parameters out of range or shapes that differ.
     """
@@ -70,14 +88,12 @@ def ep_process(
         raise ValueError(f"nudging is {nudging!r}; choose 'centered' or 'one-sided'")
     if not (np.isfinite(beta) and beta != 0):
         raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
-    x, y, s = _free_state(system, cost, x, y, free, dt, steps, state)
-    dt = traced(dt, system, x, s)
-    betas = nudges(beta, nudging)
-    return _ep(system, cost, x, y, s, dt, steps, betas)
+    problem, place = _start(Problem(system, cost, x, y), free, dt, steps, state)
+    return _ep(problem, place, nudges(beta, nudging))
 
 
 def nudges(beta: float, nudging: str) -> Float[Array, "two"]:
-    """β of the two phases that are contrasted."""
+    """Return β of the two phases that are contrasted."""
     return jnp.stack([jnp.asarray(beta), -beta if nudging == "centered" else 0 * beta])
 
 
@@ -92,13 +108,12 @@ def rbp_process(
     steps: int,
     state: State | None = None,
 ) -> Process:
-    """S̄_t and Θ̄_t of recurrent backpropagation (paper B, eqs 8–11).
+    """Compute S̄_t and Θ̄_t of recurrent backpropagation (paper B, eqs 8–11).
 
     Arguments, result and errors as for `ep_process`.
     """
-    x, y, s = _free_state(system, cost, x, y, free, dt, steps, state)
-    dt = traced(dt, system, x, s)
-    return _rbp(system, cost, x, y, s, dt, steps)
+    problem, place = _start(Problem(system, cost, x, y), free, dt, steps, state)
+    return _rbp(problem, place)
 
 
 def bptt_process(
@@ -112,17 +127,17 @@ def bptt_process(
     steps: int,
     state: State | None = None,
 ) -> Process:
-    """S̄_t and Θ̄_t of backpropagation through `steps` further steps (paper D).
+    """Compute S̄_t and Θ̄_t of backpropagation through `steps` further steps (paper D).
 
     Arguments, result and errors as for `ep_process`.
     """
-    x, y, s = _free_state(system, cost, x, y, free, dt, steps, state)
-    dt = traced(dt, system, x, s)
-    return _bptt(system, cost, x, y, s, dt, steps)
+    problem, place = _start(Problem(system, cost, x, y), free, dt, steps, state)
+    return _bptt(problem, place)
 
 
-def _free_state(system, cost, x, y, free, dt, steps, state) -> tuple:
-    """x and y as arrays, and the free state."""
+def _start(problem, free, dt, steps, state) -> tuple[Problem, Place]:
+    """Check the arguments, and settle: x and y as arrays, and where t begins."""
+    system, cost, x, y = problem
     if isinstance(free, AbstractEstimator):
         free = free.free
     check_reference("the process", free, dt, steps)
@@ -130,28 +145,30 @@ def _free_state(system, cost, x, y, free, dt, steps, state) -> tuple:
     s = relax(system, x, free, state=state).state
     _check.check_cost(system, cost, *_check.example((x, y, s)))
     check_total_energy(system, cost, x, y, s)
-    return x, y, s
+    return Problem(system, cost, x, y), Place(s, traced(dt, system, x, s), steps)
 
 
 @eqx.filter_jit
-def _ep(system, cost, x, y, state, dt, steps, betas) -> Process:
-    """EP's process of the phases nudged by the two `betas`."""
-    phases = _nudged_path(system, cost, x, y, state, dt, steps, betas)
+def _ep(problem: Problem, place: Place, betas: Array) -> Process:
+    """Compute EP's process from the phases nudged by the two `betas`."""
+    state, dt, steps = place
+    phases = _nudged_path(problem, place, betas)
     width = betas[0] - betas[1]
     errors = jax.tree.map(
         lambda s: -jnp.diff(s[0] - s[1], axis=0) / (width * dt), phases
     )
 
     def contrast(s):
-        return _contrast(system, cost, x, y, state, s, betas, None)
+        return _contrast(*problem, state, s, betas, None)
 
     kept = jax.tree.map(lambda s: jnp.moveaxis(s[:, : steps + 1], 1, 0), phases)
     grads, cost_grads = jax.lax.map(contrast, kept)
     return Process(errors, grads, cost_grads, dt * jnp.arange(steps + 1))
 
 
-def _nudged_path(system, cost, x, y, state, dt, steps, betas) -> State:
-    """States at t = 0…`steps` + 1 of both phases: leaves `[2, times, batch, …]`."""
+def _nudged_path(problem, place, betas) -> State:
+    """Return the states at t = 0…`steps` + 1 of both phases: `[2, times, batch, …]`."""
+    (system, cost, x, y), (state, dt, steps) = problem, place
 
     def path(beta, x, y, s):
         dynamics = Dynamics(system, x, cost, y, beta)
@@ -168,7 +185,10 @@ def _nudged_path(system, cost, x, y, state, dt, steps, betas) -> State:
 
 
 @eqx.filter_jit
-def _rbp(system, cost, x, y, state, dt, steps) -> Process:
+def _rbp(problem: Problem, place: Place) -> Process:
+    """Iterate the vector-Jacobian product of the step at s⁰."""
+    (system, cost, x, y), (state, dt, steps) = problem, place
+
     def errors(x, y, s):
         _, pull = jax.vjp(step_map(system, x, dt), s)
         first = error_signal(system, cost, x, y, s)
@@ -190,7 +210,10 @@ def _rbp(system, cost, x, y, state, dt, steps) -> Process:
 
 
 @eqx.filter_jit
-def _bptt(system, cost, x, y, state, dt, steps) -> Process:
+def _bptt(problem: Problem, place: Place) -> Process:
+    """Run forward from s⁰, then back through every step."""
+    (system, cost, x, y), (state, dt, steps) = problem, place
+
     def forward(x, s):
         step = step_map(system, x, dt)
         return jax.lax.scan(lambda u, _: (step(u), u), s, None, length=steps)
@@ -224,7 +247,7 @@ def _bptt(system, cost, x, y, state, dt, steps) -> Process:
 
 
 def _step_gradient(system, x, s, error, dt) -> Any:
-    """(∂F/∂θ)ᵀ S̄ at the states s, mean over the batch."""
+    """Return (∂F/∂θ)ᵀ S̄ at the states s, the mean over the batch."""
 
     @eqx.filter_grad
     def gradient(system):

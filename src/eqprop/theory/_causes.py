@@ -1,4 +1,4 @@
-"""Why a check of `verify` fails, and what to do about it, in words."""
+"""Explain in words why a check of `verify` fails, and what to do about it."""
 
 import math
 from typing import Any
@@ -7,26 +7,25 @@ from ._derivatives import Slope
 from ._exactness import Exactness
 from ._finite_differences import SettledSlopes
 from ._metrics import Agreement
-from ._verification import number
+from ._text import number
 
 FAR = 5.0
-"""degrees beyond which a gradient is not shown without saying what that means"""
+"""degrees above which a verdict explains what the angle means"""
 NAMES = {"potential": "energy (or primitive)", "bounds": "project"}
 DETACHED = {("readout", "s"), ("cost", "prediction"), ("total energy", "s")}
-"""what carries the error signal to the state"""
+"""the functions, with their argument, that carry the error signal to the state"""
 
 
 def derivatives(wrong: list[Slope]) -> str:
-    """The first function whose derivative is not its slope; the others by name."""
+    """Explain the first function whose derivative is not its slope; list others."""
     if not wrong:
         return ""
     first = wrong[0]
     function = NAMES.get(first.function, first.function)
-    argument = {"s": "the state"}.get(first.argument, first.argument)
+    argument = "the state" if first.argument == "s" else first.argument
     said = (
         f"along a random direction JAX's derivative in {argument} is "
-        f"{number(first.derivative)}, and finite differences of the values give "
-        f"{number(first.difference)}"
+        f"{number(first.derivative)}; differences {number(first.difference)}"
     )
     if (first.function, first.argument) in DETACHED and first.unused:
         text = (
@@ -36,17 +35,17 @@ def derivatives(wrong: list[Slope]) -> str:
     elif first.argument in ("s", "prediction"):
         text = (
             f"the {function} and its derivative disagree: {said}. The {function} reads "
-            f"{argument} through `stop_gradient`, or uses a function with a derivative "
-            "of its own (`custom_jvp`, straight-through). The learning rules see that "
-            "derivative and not the function: remove it."
+            f"{argument} through `stop_gradient`, or replaces its derivative "
+            "(`custom_jvp`, straight-through). The learning rules use the replaced "
+            "derivative: remove it."
         )
     else:
         text = (
             f"the {function} and its derivative in the parameter {argument} disagree: "
-            f"{said}. {argument} is used through a straight-through estimator "
-            "(rounded or binarized weights), or partly through `stop_gradient`. The "
-            "gradients are those of the function without it, not of this cost. To "
-            "freeze a parameter, read it through `stop_gradient` everywhere."
+            f"{said}. {argument} passes a straight-through estimator (rounded or "
+            "binarized weights), or `stop_gradient` in some places only, so the "
+            "gradients are not those of this cost. To freeze a parameter, read it "
+            "through `stop_gradient` everywhere."
         )
     others = [
         f"{NAMES.get(slope.function, slope.function)} in {slope.argument}"
@@ -56,28 +55,28 @@ def derivatives(wrong: list[Slope]) -> str:
 
 
 def settled_cost(slopes: SettledSlopes, explained: bool) -> str:
-    """The settled cost's slope is not the implicit gradient."""
+    """Explain why the slope of the settled cost is not the implicit gradient."""
     text = (
         "the implicit gradient is off the finite differences of the settled cost by "
         f"{number(slopes.error)} in {slopes.parameter or 'every parameter'}"
     )
     if explained:
-        return f"{text}, as a derivative above is not that of its function."
+        return f"{text}, because of the wrong derivative above."
     if slopes.kink:
         return (
             f"{text}. The settled cost has a different slope on each side: a unit sits "
-            "at the very edge of a bound or at a kink, where there is no gradient. Use "
-            "other examples, or a smooth function."
+            "at the edge of a bound or a kink, where there is no gradient. Use other "
+            "examples, or a smooth function."
         )
     return (
-        f"{text}, though it is smooth there and every function agrees with its "
-        "derivative at random states: a function has another derivative at s⁰ itself, "
+        f"{text}. The settled cost is smooth, and every function agrees with its "
+        "derivative at random states: either a function has another derivative at s⁰, "
         "or implicit differentiation is wrong."
     )
 
 
 def inexact(probe: Exactness, limit: Agreement, bounds: list[str]) -> str:
-    """EP's limit is not the exact gradient of a system with a potential."""
+    """Explain why EP's limit is wrong for a system with a potential."""
     text = (
         f"refused: EP's gradient is wrong for this system as β → 0: {difference(limit)}"
     )
@@ -85,22 +84,22 @@ def inexact(probe: Exactness, limit: Agreement, bounds: list[str]) -> str:
 
 
 def words(probe: Exactness, bounds: list[str] | None = None) -> str:
-    """Which condition of exactness does not hold, and what to do."""
+    """Say which condition of exactness does not hold, and what to do."""
     if probe.scale is not None and not probe.placed:
         low, high = probe.touched
         value = f"{low:.3g}" if math.isclose(low, high) else f"{low:.3g} to {high:.3g}"
         return (
             f"the velocity is −D ∂potential/∂s with D = {value} on units that the "
-            "nudge touches, and the nudge is not scaled by D. Scale it too: define "
+            "nudge touches, and the nudge is not scaled by D. Define "
             "forced_velocity(x, s, force) = D(−∂E/∂s + force), or set D = 1 on these "
-            "units. (Time constants of other units do no harm.)"
+            "units. (Time constants of other units are fine.)"
         )
     if not probe.generated:
         return (
             "the potential does not generate the velocity (∂²potential/∂θ∂s and "
             f"−(∂velocity/∂θ)ᵀ differ by {number(probe.mismatch)}), so EP's rule is "
-            "not this system's. Correct one of the two, or write it as an "
-            "AbstractVectorField, or as an AbstractMap if EP is to be approximate."
+            "wrong for it. Correct one of the two, or write the system as an "
+            "AbstractVectorField, or as an AbstractMap if EP may be approximate."
             + _asymmetric(probe)
         )
     if not probe.symmetric:
@@ -115,17 +114,18 @@ def words(probe: Exactness, bounds: list[str] | None = None) -> str:
         return (
             f"`project` depends on the parameters {', '.join(bounds)}, and EP's "
             "contrast contains the potential only, so a bound that holds a unit gets "
-            "no gradient. Let the state be u = s / bound with fixed bounds and put the "
-            "parameter into the energy, freeze it (read it through `stop_gradient` "
-            "everywhere), or train with implicit differentiation, RBP or BPTT."
+            "no gradient. Use the state u = s / bound with fixed bounds and the "
+            "parameter in the energy; or freeze it (read it through `stop_gradient` "
+            "everywhere); or train with implicit differentiation, RBP or BPTT."
         )
     return (
-        "none of the known ones: the velocity derives from the potential. A unit may "
-        "sit at the very edge of a bound or kink; verify on other examples."
+        "unknown: the velocity derives from the potential. A unit may sit at the edge "
+        "of a bound or kink; verify on other examples."
     )
 
 
 def _asymmetric(probe: Exactness) -> str:
+    """Explain an asymmetric Jacobian; empty if it is symmetric."""
     if probe.symmetric:
         return ""
     return (
@@ -136,7 +136,7 @@ def _asymmetric(probe: Exactness) -> str:
 
 
 def exact(probe: Exactness, bounds: list[str], examples: int) -> list[str]:
-    """What to know of a system for which EP's limit is exact."""
+    """Note what to know about a system for which EP's limit is exact."""
     notes = []
     if probe.exact and probe.scale is not None:
         notes.append(
@@ -146,7 +146,7 @@ def exact(probe: Exactness, bounds: list[str], examples: int) -> list[str]:
     if not probe.exact:
         notes.append(
             f"EP's gradient is exact on these {examples} examples, but a condition "
-            "that guarantees it does not hold (see the checks marked note), so other "
+            "that guarantees it does not hold (see the checks marked note). Other "
             f"examples may differ: verify on more. The condition: {words(probe)}"
         )
     if bounds:
@@ -158,7 +158,7 @@ def exact(probe: Exactness, bounds: list[str], examples: int) -> list[str]:
 
 
 def biased(angle: float) -> str:
-    """What EP's bias means for learning, where it is large."""
+    """Say what a large bias of EP means for learning; empty for a small one."""
     if not angle > FAR:
         return ""
     return (
@@ -170,7 +170,7 @@ def biased(angle: float) -> str:
 
 
 def difference(agrees: Agreement, batch: int | None = None, beta: Any = None) -> str:
-    """Scale and direction of a wrong gradient, told apart."""
+    """Say whether the scale or the direction of a gradient is wrong."""
     if not math.isfinite(agrees.error):
         return "it is not finite, or not zero where the exact one is."
     if math.isnan(agrees.angle):
@@ -194,6 +194,7 @@ def difference(agrees: Agreement, batch: int | None = None, beta: Any = None) ->
 
 
 def _factor(ratio: float, batch: int | None, beta: Any) -> str:
+    """Guess the cause of a wrong factor; empty if no known one fits."""
     known = [
         (2.0, "Is the nudge applied twice?"),
         (0.5, "Is the contrast of ±β divided by 2β where one phase is free?"),

@@ -1,7 +1,8 @@
-"""Compare what theory promises with what was measured, and give the reasons in words.
+"""Compare each promise of theory with its measurement, and give the reasons in words.
 
-Each function adds checks, failures and notes to `Findings`.  Why a promise of EP
-itself fails is explained in `_causes`.
+Each function adds checks, failures and notes to `Findings`.  `_causes` explains why a
+promise fails; `_judge_point` judges the fixed point itself, `_promises` the caller's
+learning rules.
 """
 
 import math
@@ -13,11 +14,12 @@ from ..systems._base import AbstractMap, AbstractSystem, has_potential
 from . import _causes
 from ._derivatives import LIMIT as DERIVATIVE, Slope
 from ._exactness import Exactness, TOLERANCE
-from ._finite_differences import SettledSlopes
 from ._findings import Findings
+from ._finite_differences import SettledSlopes
 from ._fixed_point import unit
-from ._metrics import Agreement, agreement, flat, relative_error
-from ._verification import number, Sweep
+from ._metrics import Agreement, agreement, flat, Order, relative_error
+from ._records import BetaErrors
+from ._text import number
 
 IDENTITY = 1e-10
 FINITE_DIFFERENCE = 1e-6
@@ -27,24 +29,20 @@ EXACT = 1e-6
 
 
 def adjoint(found: Findings, residual: float, accurate: bool) -> bool:
-    """Without an accurate linear solve there is no exact gradient to compare with."""
-    found.add(
+    """Require an accurate linear solve: without it there is no exact gradient."""
+    return found.add(
         "residual of the adjoint solve",
         residual,
         f"≤ {IDENTITY:g}",
-        "holds" if accurate else "fails",
+        accurate,
+        "the adjoint solve (I − Jᵀ)λ = ∂C/∂s did not converge (relative residual "
+        f"{number(residual)}): I − Jᵀ is singular at s⁰, so the settled cost has no "
+        "gradient. Give every direction of the state a restoring force.",
     )
-    if not accurate:
-        found.failures.append(
-            "the adjoint solve (I − Jᵀ)λ = ∂C/∂s did not converge (relative residual "
-            f"{number(residual)}): I − Jᵀ is singular at s⁰, so the settled cost has "
-            "no gradient. Give every direction of the state a restoring force."
-        )
-    return accurate
 
 
 def derivatives(found: Findings, slopes: list[Slope]) -> bool:
-    """JAX's derivative of each function against finite differences of its values."""
+    """Check JAX's derivative of each function by finite differences of its values."""
     if not slopes:
         return True
     return found.check(
@@ -56,22 +54,19 @@ def derivatives(found: Findings, slopes: list[Slope]) -> bool:
 
 
 def finite_differences(found: Findings, slopes: SettledSlopes, explained: bool) -> None:
-    """The exact gradient against the settled cost itself."""
-    found.check(
-        "implicit against finite differences",
-        slopes.error,
-        FINITE_DIFFERENCE,
-        _causes.settled_cost(slopes, explained),
-    )
+    """Check the exact gradient by finite differences of the settled cost."""
+    name = "implicit against finite differences"
+    cause = _causes.settled_cost(slopes, explained)
+    found.check(name, slopes.error, FINITE_DIFFERENCE, cause)
     if slopes.without:
         found.notes.append(
-            "without a derivative at s⁰ (frozen, unused, or acting only on units that "
-            f"are held or dead): {', '.join(slopes.without)}."
+            "parameters without a derivative at s⁰ (frozen, unused, or acting only on "
+            f"units that are held or dead): {', '.join(slopes.without)}."
         )
 
 
 def zero_gradient(found: Findings, reference: Any) -> None:
-    """∂C/∂s is not 0, and no parameter has a gradient."""
+    """Note that no parameter has a gradient, though ∂C/∂s is not 0."""
     if not flat(reference).any():
         found.notes.append(
             "the exact gradient is zero: at s⁰ no parameter acts on the prediction "
@@ -80,40 +75,32 @@ def zero_gradient(found: Findings, reference: Any) -> None:
 
 
 def no_signal(found: Findings, signal: float, slopes: list[Slope]) -> None:
-    """∂C/∂s is 0 in every example: is the model to blame, or are the targets met?"""
+    """Say why ∂C/∂s is 0 in every example: a flat function, or targets that are met."""
     flat = [
         slope
         for slope in slopes
-        if slope.flat
-        and (slope.function, slope.argument)
-        in {("readout", "s"), ("cost", "prediction"), ("total energy", "s")}
+        if slope.flat and (slope.function, slope.argument) in _causes.DETACHED
     ]
     if flat:
+        what = "state" if flat[0].argument == "s" else flat[0].argument
         found.failures.append(
-            f"the {flat[0].function} does not change with the {_what(flat[0])} "
-            "anywhere near s⁰, so no learning rule gets an error signal: it rounds, "
-            "compares or takes an argmax, or its units are dead. Use a smooth function."
+            f"the {flat[0].function} does not change with the {what} anywhere near s⁰, "
+            "so no learning rule gets an error signal: it rounds, compares or takes an "
+            "argmax, or its units are dead. Use a smooth function."
         )
     if found.failures:
         return
     found.promise = "the cost has no gradient at s⁰ in any example: nothing to test."
     found.notes.append(
-        f"|∂C/∂s| is {signal:.2g} at most: the targets are met, so every gradient "
-        "is zero but for rounding; verify on other examples."
+        f"|∂C/∂s| is {signal:.2g} at most: the targets are met, so every gradient is "
+        "zero except for rounding. Verify on other examples."
     )
 
 
-def _what(slope: Slope) -> str:
-    return "state" if slope.argument == "s" else slope.argument
-
-
 def references(
-    found: Findings,
-    grads: dict[str, Any],
-    radius: float,
-    short: Any,
+    found: Findings, grads: dict[str, Any], radius: float, short: Any
 ) -> None:
-    """RBP at convergence against implicit; BPTT against it, or RBP cut as short."""
+    """Check RBP against implicit; and BPTT against it, or against RBP cut as short."""
     length, through = found.facts["rbp_steps"], found.facts["bptt_steps"]
     noise = identity(found)
     left = 0.0 if radius == 0 else min(radius, 1.0) ** length
@@ -125,11 +112,10 @@ def references(
         max(noise, 100 * left / max(1 - radius, 1e-6)),
         f"RBP's gradient after {length} steps is off the exact one by {number(off)}.",
     )
-    name, other = (
-        ("RBP", short) if short is not None else ("implicit", grads["implicit"])
-    )
+    name, other, allowed = "RBP", short, noise
+    if short is None:
+        name, other, allowed = "implicit", grads["implicit"], max(noise, 100 * left)
     off = relative_error(grads["BPTT"], other)
-    allowed = noise if short is not None else max(noise, 100 * left)
     found.check(
         f"BPTT, {through} steps, against {name}",
         off,
@@ -139,7 +125,7 @@ def references(
 
 
 def identity(found: Findings) -> float:
-    """What may be left of an identity: more where ∂C/∂s is hardly above rounding."""
+    """Return the error allowed to an identity: more if ∂C/∂s is close to rounding."""
     facts = found.facts
     slow = 1 / max(1 - facts["spectral_radius"], 1e-6)
     residual = facts["residual"] / unit(facts["dt"])
@@ -153,32 +139,26 @@ def exactness(
     limit: Agreement,
     bounds: list[str],
 ) -> bool:
-    """Whether EP's limit is the exact gradient here; if not, why.
+    """Judge whether EP's limit is the exact gradient; if not, say why.
 
     The gradient decides.  EP's sufficient conditions explain: a violation is a failure
-    only if the gradient is wrong, and the system does not declare EP approximate.
+    only if the gradient is wrong and the system does not declare EP approximate.
     """
     exact = limit.error <= max(EXACT, identity(found))
     declared = isinstance(system, AbstractMap) or not has_potential(system)
-    found.facts.update(
-        asymmetry=probe.asymmetry,
-        mismatch=probe.mismatch,
-        misplaced=probe.misplaced,
-        held=probe.held,
-        limit_error=limit.error,
-    )
+    for name in ("asymmetry", "mismatch", "misplaced", "held"):
+        found.facts[name] = getattr(probe, name)
+    found.facts["limit_error"] = limit.error
     name = "EP's limit (β → 0) against implicit"
-    if exact or not declared:
-        outcome = "holds" if exact else "fails"
-        found.add(name, limit.error, f"≤ {EXACT:g}", outcome)
-    else:
+    if declared and not exact:
         found.measure(name, limit.error)
+    else:
+        reason = "" if exact else _causes.inexact(probe, limit, bounds)
+        found.add(name, limit.error, f"≤ {EXACT:g}", exact, reason)
     scale = "" if probe.scale is None else "D "
-    rule = (
-        f"{scale}∂²potential/∂θ∂s against −∂velocity/∂θ"
-        if has_potential(system)
-        else "∂learning_field/∂θ against ∂velocity/∂θ"
-    )
+    rule = f"{scale}∂²potential/∂θ∂s against −∂velocity/∂θ"
+    if not has_potential(system):
+        rule = "∂learning_field/∂θ against ∂velocity/∂θ"
     for name, value in (
         (f"asymmetry of ∂velocity/∂s{scale and ' D'}", probe.asymmetry),
         (rule, probe.mismatch),
@@ -190,10 +170,7 @@ def exactness(
         if declared or (exact and not kept):
             found.measure(name, value)
         else:
-            outcome = "holds" if kept else "fails"
-            found.add(name, value, f"≤ {TOLERANCE:g}", outcome)
-    if not exact and not declared:
-        found.failures.append(_causes.inexact(probe, limit, bounds))
+            found.add(name, value, f"≤ {TOLERANCE:g}", kept)
     if exact:
         found.notes += _causes.exact(probe, bounds, found.facts["examples"])
     if probe.held == 1:
@@ -201,8 +178,8 @@ def exactness(
     return exact
 
 
-def regime(sweeps: tuple[Sweep, ...]) -> tuple[float, float]:
-    """The β, from smallest to largest, at which every order is constant."""
+def regime(sweeps: tuple[BetaErrors, ...]) -> tuple[float, float]:
+    """Return the smallest and largest β between which every order is constant."""
     orders = [sweep.order for sweep in sweeps if not sweep.order.exact]
     orders = [order for order in orders if math.isfinite(order.measured)]
     betas = sweeps[0].betas
@@ -211,39 +188,25 @@ def regime(sweeps: tuple[Sweep, ...]) -> tuple[float, float]:
 
 
 def exact_rule(
-    found: Findings,
-    probe: Exactness,
-    grads: dict[str, Any],
-    other: str,
-    beta: float,
+    found: Findings, probe: Exactness, grads: dict[str, Any], other: str
 ) -> None:
-    """EP is exact in the limit: orders in β, and the table's rows."""
+    """Check EP where its limit is exact: orders in β, and the table's rows."""
     found.promise = "EP computes the exact gradient of this system as β → 0"
+    # Without the conditions only the limit is exact, not each step on the way.
     if probe.exact:
         times = "" if probe.scale is None else " times D"
         found.promise += (
             ", and its temporal derivatives are RBP's and BPTT's error"
             f"{times} at every step"
         )
+        for sweep in found.sweeps:
+            _order(found, sweep)
     found.promise += "."
-    # Without the conditions only the limit is exact, not each step on the way.
-    for sweep in found.sweeps if probe.exact else ():
-        order, what = sweep.order, f"EP {sweep.nudging}, {sweep.quantity}"
-        # An error that stops falling is a floor, unless rounding explains it.
-        force = min(found.facts["signal"], found.facts["moved"])
-        rounding = 1e-12 / max(force * order.low, 1e-300)
-        limit = (1e-4 if sweep.nudging == "one-sided" else 1e-6) + rounding
-        falling = order.low <= 1.01 * min(sweep.betas)
-        fine = order.holds(SLOPE) and (falling or order.smallest <= limit)
-        shown = math.inf if order.exact else order.measured
-        promised = f"{order.expected:g} ± {100 * SLOPE:g} %"
-        found.add(f"{what}: order in β", shown, promised, "holds" if fine else "fails")
-        if not fine:
-            found.failures.append(_wrong_order(what, order))
+    if not flat(grads[other]).any():
+        return
+    beta = found.facts["beta"]
     for name, allowed in (("one-sided", 0.1), ("centered", 0.01)):
         off = agreement(grads[f"EP {name}"], grads[other]).error
-        if not flat(grads[other]).any():
-            continue
         found.check(
             f"EP {name} at β={beta:.3g} against {other}",
             off,
@@ -252,8 +215,25 @@ def exact_rule(
         )
 
 
+def _order(found: Findings, sweep: BetaErrors) -> None:
+    """Check the order in β of EP's process."""
+    order, what = sweep.order, f"EP {sweep.nudging}, {sweep.quantity}"
+    # An error that stops falling is a floor, unless rounding explains it.
+    force = min(found.facts["signal"], found.facts["moved"])
+    rounding = 1e-12 / max(force * order.low, 1e-300)
+    limit = (1e-4 if sweep.nudging == "one-sided" else 1e-6) + rounding
+    falling = order.low <= 1.01 * min(sweep.betas)
+    found.add(
+        f"{what}: order in β",
+        math.inf if order.exact else order.measured,
+        f"{order.expected:g} ± {100 * SLOPE:g} %",
+        order.holds(SLOPE) and (falling or order.smallest <= limit),
+        _wrong_order(what, order),
+    )
+
+
 def single_parameters(found: Findings) -> None:
-    """Parameters that are far off in a gradient that is near as a whole."""
+    """Note parameters that are far off in a gradient that is near as a whole."""
     for name in dict.fromkeys(row.estimator for row in found.rows):
         rows = [row for row in found.rows if row.estimator == name]
         *parts, whole = sorted(rows, key=lambda row: row.parameter == "all")
@@ -263,36 +243,30 @@ def single_parameters(found: Findings) -> None:
             found.notes.append(
                 f"{name}: the gradient of {parameter} alone is {number(angle)}° "
                 "off. It is a small part of the whole gradient, which is "
-                f"{number(whole.agreement.angle)}° off: a smaller β or longer phases "
+                f"{number(whole.agreement.angle)}° off. A smaller β or longer phases "
                 "matter for this parameter only."
             )
 
 
-def order_of_estimator(
-    found: Findings, name: str, errors: tuple[float, float], ratio: float
-) -> None:
-    """The estimator itself at β and at β/ratio: its error must fall as its order."""
+def order_of_estimator(found: Findings, name: str, large: float, small: float) -> None:
+    """Check how the estimator's own error falls from β to β/4."""
     expected = {"one-sided": 1.0, "centered": 2.0}[name]
-    large, small = errors
     if not large > 0 or small < 1e-8:
         return
-    order = math.log(large / small) / math.log(ratio) if small else math.inf
-    fine = order >= 0.8 * expected
+    order = math.log(large / small) / math.log(4.0)
     found.add(
         f"EP {name}, the estimator: order in β",
         order,
         f"≥ {0.8 * expected:g}",
-        "holds" if fine else "fails",
+        order >= 0.8 * expected,
+        f"EP {name}: the estimator's own error falls as β^{order:.2f}, from "
+        f"{number(large)} to {number(small)}; theory expects β^{expected:g}, "
+        "as its process shows.",
     )
-    if not fine:
-        found.failures.append(
-            f"EP {name}: the estimator's own error falls as β^{order:.2f}, from "
-            f"{number(large)} to {number(small)}; theory expects β^{expected:g}, "
-            "as its process shows."
-        )
 
 
-def _wrong_order(what: str, order) -> str:
+def _wrong_order(what: str, order: Order) -> str:
+    """Say how the error falls instead."""
     if math.isnan(order.measured):
         return (
             f"{what}: the error falls with a constant order in β for only "
@@ -308,6 +282,7 @@ def _wrong_order(what: str, order) -> str:
 
 
 def _wrong_beta(name: str, off: float, beta: float, sweeps: Any) -> str:
+    """Say whether β is too large, too small, or not the cause."""
     low, high = regime(sweeps)
     start = f"EP {name} at β={beta:.3g} is off the exact gradient by {number(off)}: "
     fits = f"the error is of constant order from β = {low:.1g} to {high:.1g}"
@@ -320,51 +295,65 @@ def _wrong_beta(name: str, off: float, beta: float, sweeps: Any) -> str:
     )
 
 
+def _predicted_bias(found: Findings, moves: float, estimate: Any, predicted: Any):
+    """Check EP's estimate against its limit, if that could be solved for."""
+    limit, left = predicted
+    if float(left) >= 1e-8 or not flat(limit).any():
+        return
+    off = agreement(estimate, limit).error
+    found.check(
+        "EP's bias against theory's (paper C, eq 18)",
+        off,
+        # Besides its bias, a centered estimate has an error of order β².
+        max(FINITE_DIFFERENCE, 100 * moves**2),
+        "EP's estimate is not the limit that theory predicts for this system: "
+        f"off by {number(off)}.",
+    )
+
+
 def biased_rule(
     found: Findings,
     system: AbstractSystem,
     probe: Exactness,
     moves: float,
-    estimate: Any,
+    grads: dict[str, Any],
     predicted: Any,
-    reference: Any,
 ) -> None:
-    """EP is not exact: its bias, and whether it is the one theory predicts."""
-    limit, left = predicted
+    """Check that EP's bias is the one that theory predicts, and report it.
+
+    `moves` is how far the table's β moves the state; `predicted` is EP's limit, and the
+    residual of its solve.
+    """
+    estimate, reference = grads["EP centered"], grads["implicit"]
     agrees = agreement(estimate, reference)
+    angle = number(agrees.angle)
     found.measure(f"EP's error at β = {found.facts['beta']:.3g}", agrees.error)
     found.measure("EP's sign agreement", agrees.signs)
-    if float(left) < 1e-8 and flat(limit).any():
-        found.check(
-            "EP's bias against theory's (paper C, eq 18)",
-            agreement(estimate, limit).error,
-            # Beside its bias a centered estimate has an error of order β².
-            max(FINITE_DIFFERENCE, 100 * moves**2),
-            "EP's estimate is not the limit that theory predicts for this system: "
-            f"off by {number(agreement(estimate, limit).error)}.",
-        )
+    _predicted_bias(found, moves, estimate, predicted)
+    name = "EP's angle to the exact gradient, degrees"
     if isinstance(system, AbstractMap):
         what = "a map: EP is approximate by declaration"
-        found.check(
-            "EP's angle to the exact gradient, degrees",
-            agrees.angle if flat(reference).any() else 0.0,
-            90.0,
-            f"EP's gradient is {number(agrees.angle)}° off the exact one: at 90° or "
-            "more learning does not descend. Train with BPTT, RBP or implicit "
-            "differentiation, or make ∂velocity/∂s more nearly symmetric.",
-            strict=True,
+        measured = agrees.angle if flat(reference).any() else 0.0
+        found.add(
+            name,
+            measured,
+            "< 90",
+            measured < 90,
+            f"EP's gradient is {angle}° off the exact one: at 90° or more learning "
+            "does not descend. Train with BPTT, RBP or implicit differentiation, or "
+            "make ∂velocity/∂s more nearly symmetric.",
         )
     elif not has_potential(system):
         what = "a vector field for which EP is biased"
-        found.measure("EP's angle to the exact gradient, degrees", agrees.angle)
-        found.notes.append(
-            f"the Jacobian is not symmetric (asymmetry {number(probe.asymmetry)}): EP "
-            "solves with J in place of Jᵀ (paper C, eqs 17–18), which is "
-            f"{number(agrees.angle)}° off the exact gradient."
-            if not probe.symmetric
-            else f"EP is {number(agrees.angle)}° off the exact gradient: "
-            + _causes.words(probe)
-        )
+        found.measure(name, agrees.angle)
+        cause = f"EP is {angle}° off the exact gradient: " + _causes.words(probe)
+        if not probe.symmetric:
+            cause = (
+                f"the Jacobian is not symmetric (asymmetry {number(probe.asymmetry)}): "
+                "EP solves with J in place of Jᵀ (paper C, eqs 17–18), which is "
+                f"{angle}° off the exact gradient."
+            )
+        found.notes.append(cause)
         if agrees.angle >= 90:
             found.notes.append(
                 "warning: at 90° or more the update does not descend the cost."
@@ -373,7 +362,6 @@ def biased_rule(
         return
     found.promise = (
         f"RBP, BPTT and implicit differentiation agree. This is {what}, here by "
-        f"{number(agrees.angle)}° (error {number(agrees.error)}, norm × "
-        f"{number(agrees.ratio)}, signs {100 * agrees.signs:.1f} %)."
-        f"{_causes.biased(agrees.angle)}"
+        f"{angle}° (error {number(agrees.error)}, norm × {number(agrees.ratio)}, signs "
+        f"{100 * agrees.signs:.1f} %).{_causes.biased(agrees.angle)}"
     )

@@ -1,12 +1,12 @@
-"""The two error processes in continuous time, by adaptive ODE solvers (paper B).
+"""The error processes of RBP and EP in continuous time, by ODE solvers (paper B).
 
-From a free fixed point s⁰ of ds/dt = velocity, recurrent backpropagation (RBP,
-theorem 1) and the nudged phase of EP have the same course in time: S̄_t = S̃_t and
-Θ̄_t = Θ̃_t for every t (theorem 3), wherever ∂velocity/∂s is symmetric.
+At a free fixed point s⁰ of ds/dt = velocity, recurrent backpropagation (RBP, theorem 1)
+and the nudged phase of EP agree at every time t if ∂velocity/∂s is symmetric: S̄_t =
+S̃_t and Θ̄_t = Θ̃_t (theorem 3).
 
-Times are in neuron time constants; x, y and states have a leading batch axis.  `tol`,
-relative and absolute, is 1e-10 in float64 if `None`.  All functions raise `ValueError`
-for times that do not increase from ≥ 0, misfit shapes, and where the solver fails.
+Times are in neuron time constants; x, y and states have a leading batch axis.  `tol` is
+relative and absolute; `None` means 1e-10 in float64.  All functions raise `ValueError`
+if times are negative or do not increase, if shapes differ, or if the solver fails.
 """
 
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from ..relaxations._euler import largest
 from ..systems import _check
 from ..systems._base import AbstractSystem, State
 from ..systems._total_energy import batch_costs, check_total_energy
-from ._process import Process
+from ._problem import Problem
+from ._processes import Process
 
 
 def flow(
@@ -41,15 +42,17 @@ def flow(
     beta: float | Array = 0.0,
     tol: float | None = None,
 ) -> State:
-    """S^β_θ(s, t): the states `[times, batch, …]` that `s` passes (eqs 1, 14–15).
+    """Compute S^β_θ(s, t), the trajectory from `s`: `[times, batch, …]` (eqs 1, 14–15).
 
-    The dynamics is ds/dt = velocity − β ∂C/∂s; the nudge β (dimensionless) needs
-    `cost` and `y`.  Differentiable in all arrays but the times.  Raises `ValueError`
-    also where `system.project` would move a state.
+    The dynamics is ds/dt = velocity − β ∂C/∂s; a nudge β (dimensionless) needs `cost`
+    and `y`.  The result is differentiable in all arrays but the times.
+
+    **Raises:** `ValueError` also if `system.project` would move a state.
     """
     check_nudge(system, cost, y, beta)
-    s, times, tol = _prepared(system, cost, x, y, s, times, tol)
-    states, moved = _flow(system, x, s, times, cost, y, jnp.asarray(beta), tol)
+    problem: Any = Problem(system, cost, x, y)  # type: ignore[arg-type]
+    s, times, tol = _prepared(problem, s, times, tol)
+    states, moved = _flow(problem, s, times, jnp.asarray(beta), tol)
     return _refuse(
         _finite(states, times),
         moved > jnp.finfo(moved.dtype).eps ** 0.5,
@@ -59,22 +62,22 @@ def flow(
 
 
 @eqx.filter_jit
-def _flow(system, x, s, times, cost, y, beta, tol):
-    """The states, and how far `project` would move them."""
+def _flow(problem: Problem, s, times, beta, tol):
+    """Return the states, and how far `project` would move them."""
 
-    # A perturbation w, dw/dt = (∂velocity/∂s) w, travels along: at a fixed point, where
-    # nothing else moves, it keeps the steps short enough for exact derivatives.
+    # Integrate a perturbation w, dw/dt = (∂velocity/∂s) w, with the state.  At a fixed
+    # point only w moves; it keeps the steps short enough for exact derivatives.
     def field(carry, args):
-        system, x, cost, y, beta = args
+        (system, cost, x, y), beta = args
         one = jax.vmap(lambda x, y, s: Dynamics(system, x, cost, y, beta).velocity(s))
         ds, dw = jax.jvp(lambda s: one(x, y, s), carry[:1], carry[1:])
         return ds, jax.lax.stop_gradient(dw)
 
     flat, unflatten = ravel_pytree(s)
     w = unflatten(jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
-    states, _ = _solve(field, (s, w), times, tol, (system, x, cost, y, beta))
+    states, _ = _solve(field, (s, w), times, tol, (problem, beta))
     fixed = jax.lax.stop_gradient(states)
-    projected = jax.vmap(jax.vmap(system.project))(fixed)
+    projected = jax.vmap(jax.vmap(problem.system.project))(fixed)
     return states, largest(jax.tree.map(jnp.subtract, projected, fixed))
 
 
@@ -88,13 +91,14 @@ def projected_cost(
     *,
     tol: float | None = None,
 ) -> Scalar:
-    """L_θ(s, t) = C(S⁰_θ(s, t)), the cost after free motion for time t (eq 4).
+    """Compute L_θ(s, t) = C(S⁰_θ(s, t)), the cost after free motion for t (eq 4).
 
-    The mean over the batch, differentiable in `system`, `cost` and `s`: its gradients
-    at s⁰ are Θ̄_t, and S̄_t divided by the batch size (eqs 6–7).  Raises as `flow`.
+    It is the mean over the batch, differentiable in `system`, `cost` and `s`.  At s⁰
+    its gradients are Θ̄_t, and S̄_t divided by the batch size (eqs 6–7).  Errors are
+    those of `flow`.
     """
-    _prepared(system, cost, x, y, s, t, tol)
-    # The states in between are there to be checked against `project`.
+    _prepared(Problem(system, cost, x, y), s, t, tol)
+    # The states in between are only checked against `project`.
     states = flow(system, x, s, np.linspace(0, t, 9) if t > 0 else t, tol=tol)
     last = jax.tree.map(lambda leaf: leaf[-1], states)
     return jnp.mean(batch_costs(system, cost, x, y, last))
@@ -110,21 +114,25 @@ def rbp_flow(
     times: Any,
     tol: float | None = None,
 ) -> Process:
-    """Recurrent backpropagation in continuous time (theorem 1, eqs 8–11).
+    """Compute recurrent backpropagation in continuous time (theorem 1, eqs 8–11).
 
         S̄_0 = ∂C/∂s,   dS̄/dt = (∂velocity/∂s)ᵀ D S̄
         Θ̄_0 = ∂C/∂θ,   dΘ̄/dt = (∂velocity/∂θ)ᵀ D S̄
 
-    at s⁰ = `state`, which has settled.  D is the Jacobian of `project` at
+    at s⁰ = `state`, which must have settled.  D is the Jacobian of `project` at
     s⁰ + velocity: 0 for a unit held at a bound, the identity without bounds.
     """
-    state, times, tol = _prepared(system, cost, x, y, state, times, tol)
-    states, grads = _rbp(system, cost, x, y, state, times, tol)
+    problem = Problem(system, cost, x, y)
+    state, times, tol = _prepared(problem, state, times, tol)
+    states, grads = _rbp(problem, state, times, tol)
     return Process(_finite(states, times), grads[0], grads[1], times)
 
 
 @eqx.filter_jit
-def _rbp(system, cost, x, y, s0, times, tol):
+def _rbp(problem: Problem, s0, times, tol):
+    """Solve for S̄ and its integral, which gives Θ̄."""
+    system, cost, x, y = problem
+
     def adjoint(x, s, error):
         at, pull = jax.vjp(lambda u: system.velocity(x, u), s)
         at = jax.tree.map(jnp.add, s, at)
@@ -137,7 +145,7 @@ def _rbp(system, cost, x, y, s0, times, tol):
     zero = jax.tree.map(jnp.zeros_like, start)
     states, integrals = _solve(field, (start, zero), times, tol)
     # The derivative of a step of dt = 1 is D ∂velocity/∂θ.
-    through = jax.vmap(lambda q: through_step(system, cost, x, y, s0, q, 1.0, None))
+    through = jax.vmap(lambda q: through_step(*problem, s0, q, 1.0, None))
     return states, through(integrals)[1]
 
 
@@ -153,31 +161,34 @@ def ep_flow(
     nudging: Literal["centered", "one-sided"] = "centered",
     tol: float | None = None,
 ) -> Process:
-    """The nudged phase of EP in continuous time, as an error process (eqs 18–19).
+    """Compute the nudged phase of EP in continuous time as a process (eqs 18–19).
 
         S̃_t = −(1/β) ∂S^β(s⁰, t)/∂t
         Θ̃_t = (1/β) (∂F^β/∂θ(S^β) − ∂F⁰/∂θ(s⁰)),   F^β = potential + β C
 
-    and without a potential Θ̃_t = ∂C/∂θ − (∂μ/∂θ)ᵀ (S^β − s⁰)/β.  Units held at
-    a bound stay there: the velocity is multiplied by D, see `rbp_flow`.
+    Without a potential, Θ̃_t = ∂C/∂θ − (∂μ/∂θ)ᵀ (S^β − s⁰)/β.  Units held at a bound
+    stay there: the velocity is multiplied by D of `rbp_flow`.
 
-    β ≠ 0 is dimensionless; `"centered"` averages β and −β (bias O(β²), else O(β)).
-    `tol` is that of (S^β − s⁰)/β, which a residual velocity r of the settled `state`
-    puts off by r/β if one-sided.
+    β ≠ 0 is dimensionless.  `"centered"` averages β and −β (bias O(β²), otherwise
+    O(β)).  `tol` applies to (S^β − s⁰)/β; if one-sided, a residual velocity r of the
+    settled `state` adds an error of r/β.
     """
     if not 0 < abs(beta) < float("inf"):
         raise ValueError(f"beta is {beta}; it must be finite and not 0, e.g. 1e-3")
     if nudging not in ("centered", "one-sided"):
         raise ValueError(f"nudging is {nudging!r}; choose 'centered' or 'one-sided'")
-    state, times, tol = _prepared(system, cost, x, y, state, times, tol, beta)
-    betas = jnp.array([beta, -beta if nudging == "centered" else 0.0], times.dtype)
-    states, grads = _ep(system, cost, x, y, state, times, betas, nudging, tol)
+    problem, phases = Problem(system, cost, x, y), 2 if nudging == "centered" else 1
+    state, times, tol = _prepared(problem, state, times, tol, beta)
+    betas = jnp.array([beta, -beta if phases == 2 else 0.0], times.dtype)
+    states, grads = _ep(problem, state, times, betas, phases, tol)
     return Process(_finite(states, times), grads[0], grads[1], times)
 
 
 @eqx.filter_jit
-def _ep(system, cost, x, y, s0, times, betas, nudging, tol):
-    nudges = betas if nudging == "centered" else betas[:1]
+def _ep(problem: Problem, s0, times, betas, phases: int, tol):
+    """Solve for (S^β − s⁰)/β of one or two phases; contrast two."""
+    system, cost, x, y = problem
+    nudges = betas[:phases]
 
     def shifted(s, u, beta):
         return jax.tree.map(lambda s, u: s + beta * u, s, u)
@@ -194,10 +205,10 @@ def _ep(system, cost, x, y, s0, times, betas, nudging, tol):
         return jax.vmap(over_batch, (None, None, None, 0, 0))(x, y, s0, u, nudges)
 
     def contrast(u):
-        # One-sided, the second of two equal u counts for nothing: it is times 0.
+        # If one-sided, the second of two equal u has no effect: its β is 0.
         u = jax.tree.map(lambda u: jnp.resize(u, (2, *u.shape[1:])), u)
-        phases = jax.vmap(lambda u, beta: shifted(s0, u, beta))(u, betas)
-        return _contrast(system, cost, x, y, s0, phases, betas, None)
+        states = jax.vmap(lambda u, beta: shifted(s0, u, beta))(u, betas)
+        return _contrast(*problem, s0, states, betas, None)
 
     start = jax.tree.map(lambda s: jnp.zeros((len(nudges), *s.shape), s.dtype), s0)
     paths = _solve(field, start, times, tol)
@@ -208,11 +219,11 @@ def _ep(system, cost, x, y, s0, times, betas, nudging, tol):
 def truncation(
     process: Process, grads: PyTree, cost_grads: PyTree = None
 ) -> Float[Array, " times"]:
-    """The angle in degrees between Θ̄_t and the exact gradient, for every t.
+    """Return the angle in degrees between Θ̄_t and the exact gradient, for every t.
 
-    By theorem 3 this is also how far EP is off when the nudged phase stops at t.
-    `grads` and `cost_grads` are ∂J/∂θ of system and cost, like a `Gradient`'s.  NaN
-    where one of the two is zero but for rounding.
+    By theorem 3 this is also the angle of EP if the nudged phase stops at t.  `grads`
+    and `cost_grads` are ∂J/∂θ of system and cost, as in a `Gradient`.  The angle is NaN
+    if one of the two is zero except for rounding.
     """
     course = jax.tree.leaves((process.grads, process.cost_grads))
     exact = jax.tree.leaves((grads, cost_grads))
@@ -232,11 +243,11 @@ def truncation(
 
 
 def _solve(field, start, times, tol, args=None) -> Any:
-    """u at the times, for du/dt = field(u, args); infinite where the solver fails."""
+    """Solve du/dt = field(u, args) for u at the times; infinite if the solver fails."""
     import diffrax
 
     # One vector compiles faster than many arrays.  The error is the largest of any unit
-    # of any example; steps end at the times, as interpolation is less accurate.
+    # of any example.  Steps end at the times, since interpolation is less accurate.
     flat, unflatten = ravel_pytree(start)
     terms = diffrax.ODETerm(lambda t, u, a: ravel_pytree(field(unflatten(u), a))[0])
     steps = diffrax.PIDController(rtol=tol, atol=tol, norm=largest)
@@ -249,6 +260,7 @@ def _solve(field, start, times, tol, args=None) -> Any:
 
 
 def _finite(states: State, times: Array) -> State:
+    """Refuse a trajectory that the solver did not complete."""
     return _refuse(
         states,
         ~jnp.isfinite(largest(jax.lax.stop_gradient(states))),
@@ -258,7 +270,7 @@ def _finite(states: State, times: Array) -> State:
 
 
 def _refuse(tree: Any, wrong: Array, message: str) -> Any:
-    """`tree`, or a ValueError; inside `jax.jit` an error of Equinox at run time."""
+    """Return `tree`, or raise `ValueError`; inside `jax.jit`, Equinox raises later."""
     if isinstance(wrong, Tracer):
         return eqx.error_if(tree, wrong, message)
     if wrong:
@@ -266,9 +278,10 @@ def _refuse(tree: Any, wrong: Array, message: str) -> Any:
     return tree
 
 
-def _prepared(system, cost, x, y, state, times, tol, beta=1.0):
-    """The batched state in the widest dtype, the times, and the tolerance."""
-    _check.batch_size(x=x, **({} if y is None else {"y": y}))
+def _prepared(problem: Problem, state, times, tol, beta=1.0):
+    """Return the batched state in the widest dtype, the times, and the tolerance."""
+    system, cost, x, y = problem
+    _check.batch_size(**({"x": x} if y is None else {"x": x, "y": y}))
     state = initial_state(system, x, state)
     if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(state)):
         raise ValueError("the state is complex; the flow is that of real states")

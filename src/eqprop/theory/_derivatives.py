@@ -1,32 +1,30 @@
-"""Each function of a model against its own derivative, argument by argument.
+"""Compare each function of a model with its own derivative, argument by argument.
 
 JAX's derivative of a function need not be the slope of its values: `stop_gradient`, a
-straight-through weight or a `custom_jvp` replace it.  Every learning rule works with
-the replaced one.  Here both are measured along one random direction for each argument:
-the state, the prediction, and each parameter array.
+straight-through weight or a `custom_jvp` replace it, and every learning rule uses the
+replacement.  Both are measured along one random direction for each argument: the state,
+the prediction, and each parameter array.
 """
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from ..estimators._step import inner
-from ..systems._base import AbstractSystem, State, has_potential
+from ..systems._base import AbstractSystem, has_potential, State
 from ..systems._total_energy import cost_of, has_total_energy
 from ._exactness import projector
-from ._fixed_point import random_like
-from ._metrics import named_leaves
+from ._metrics import parameter_names
+from ._problem import Place, Problem, random_like
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 LIMIT = 1e-5
 """relative difference allowed between a derivative and finite differences"""
 KINK = 1e-3
-"""relative difference of the slopes on both sides that shows a kink"""
+"""relative difference of the slopes on both sides above which there is a kink"""
 NEAR = 0.1
 """distance from the settled state, in units of its size"""
 LEAVES = 24
@@ -35,11 +33,11 @@ LEAVES = 24
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """One function along one argument: JAX's derivative and the finite difference.
+    """JAX's derivative and the finite difference of one function in one argument.
 
-    `error` is their relative difference in the worst example; `derivative` and
-    `difference` are those of that example.  `unused`: JAX's derivative is 0 in every
-    example; `flat`: the finite difference is 0 there too.
+    - `error`: their relative difference in the worst example.
+    - `derivative`, `difference`: the two in that example.
+    - `unused`: JAX's derivative is 0 in every example; `flat`: so is the difference.
     """
 
     function: str
@@ -55,22 +53,19 @@ class Slope:
         return not self.error <= LIMIT
 
 
-def slopes(
-    system: AbstractSystem, cost: Any, x: PyTree, y: PyTree, state: State, dt: float
-) -> list[Slope]:
+def slopes(problem: Problem, state: State, dt: float) -> list[Slope]:
     """Compare near a batch of settled states, where no derivative is 0 by design.
 
     Functions: readout, cost (or total energy), project, bounds (project far outside),
     potential, velocity.  Arguments: `"s"`, `"prediction"` (of the cost), and the names
-    of parameter arrays.  An example with a kink at its state is left out, and so is a
-    parameter without any derivative: it is frozen on purpose, or unused.
+    of parameter arrays.  Examples with a kink at their state are left out.  So are
+    parameters without any derivative: they are frozen on purpose, or unused.
     """
-    leaves = jax.tree.leaves((x, y, state, system, cost))
+    leaves = jax.tree.leaves((problem, state))
     if any(jnp.iscomplexobj(leaf) for leaf in leaves if eqx.is_array(leaf)):
         return []
-    params, _ = eqx.partition((system, cost), eqx.is_inexact_array)
-    names = [name for name, _ in named_leaves(params[0])]
-    names += [name for name, _ in named_leaves(params[1], "cost.")]
+    params = eqx.filter(problem.model, eqx.is_inexact_array)
+    names = parameter_names(params)
     chosen = np.linspace(0, len(names) - 1, min(len(names), LEAVES)).astype(int)
     arguments = ["s", "prediction", *(names[k] for k in chosen)]
     directions = [_direction(leaf, k) for k, leaf in enumerate(jax.tree.leaves(params))]
@@ -78,31 +73,22 @@ def slopes(
     cases = np.zeros((len(arguments), 2 + len(names)))
     for row, column in enumerate([0, 1, *(chosen + 2)]):
         cases[row, column] = 1
-    found = _measure(
-        system, cost, x, y, state, dt, directions, probes, jnp.asarray(cases)
-    )
+    place = Place(state, dt, 0)
+    found = _measure(problem, place, directions, probes, jnp.asarray(cases))
     exact, ahead, behind, size = (np.asarray(part) for part in found)
     result = []
-    for k, function in enumerate(_functions(system)):
-        # A product that is small by accident is held to the largest of the others.
+    for k, function in enumerate(_functions(problem.system)):
+        # A product that is small by chance is compared with the largest of the others.
         floor = 1e-3 * np.max(np.abs(np.nan_to_num(exact[:, :, k])), initial=0)
         for row, argument in enumerate(arguments):
-            result.append(
-                _slope(
-                    (function, argument),
-                    exact[:, row, k],
-                    ahead[:, row, :, k],
-                    behind[:, row, :, k],
-                    size[:, row, k],
-                    floor,
-                )
-            )
+            values = (part[:, row, ..., k] for part in (exact, ahead, behind, size))
+            result.append(_slope((function, argument), floor, *values))
     used = {slope.argument for slope in result if not slope.unused}
     return [s for s in result if s.argument in used | {"s", "prediction"}]
 
 
-def _slope(names, exact, ahead, behind, size, floor) -> Slope:
-    """Of all finite examples without a kink the worst, at the best step size."""
+def _slope(names, floor, exact, ahead, behind, size) -> Slope:
+    """Return the worst finite example without a kink, at the best step size."""
     h = np.asarray(STEPS)
     central = (ahead + behind) / 2
     noise = 1e-15 * size[:, None] / h
@@ -128,7 +114,7 @@ def _slope(names, exact, ahead, behind, size, floor) -> Slope:
 
 
 def _direction(leaf, number: int):
-    """Normal numbers of a parameter's shape and size."""
+    """Draw normal numbers of a parameter's shape and size."""
     values = np.asarray(leaf)
     size = float(np.max(np.abs(values), initial=0)) or 1.0
     draw = np.random.default_rng(100 + number).normal(size=values.shape)
@@ -136,7 +122,7 @@ def _direction(leaf, number: int):
 
 
 def _functions(system: AbstractSystem) -> list[str]:
-    """What is differentiated; the potential first, of which a velocity may derive."""
+    """List the functions; the potential comes before the velocity derived from it."""
     if has_total_energy(system):
         return ["readout", "total energy", "project", "bounds", "potential", "velocity"]
     potential = ["potential"] if has_potential(system) else []
@@ -144,8 +130,9 @@ def _functions(system: AbstractSystem) -> list[str]:
 
 
 @eqx.filter_jit
-def _measure(system, cost, x, y, state, dt, directions, probes, cases):
-    """Derivatives `[example, case, function]`, slopes on both sides with all steps."""
+def _measure(problem: Problem, place: Place, directions, probes, cases):
+    """Return derivatives `[example, case, function]`, and slopes on both sides."""
+    (system, cost, x, y), (state, dt, _) = problem, place
     params, static = eqx.partition((system, cost), eqx.is_inexact_array)
     leaves, treedef = jax.tree.flatten(params)
     names = _functions(system)
@@ -199,6 +186,6 @@ def _measure(system, cost, x, y, state, dt, directions, probes, cases):
 
 
 def _size(leaf):
-    """The scale of a state's leaf; 1 for one that is 0."""
+    """Return the scale of a state's leaf; 1 if the leaf is 0."""
     size = jnp.max(jnp.abs(leaf), initial=0)
     return jnp.where(size < 1e-8, 1, size)

@@ -1,4 +1,7 @@
-"""The theorems, shown on any system: error processes, checks, tuning."""
+"""The theorems on any system: error processes, `verify`, `tune`, continuous time.
+
+It stands above the estimators, which it measures, and below runs and papers.
+"""
 
 from ._flow import (
     ep_flow as ep_flow,
@@ -13,13 +16,14 @@ from ._metrics import (
     order_in_beta as order_in_beta,
     process_rmse as process_rmse,
 )
-from ._process import Process as Process
 from ._processes import (
+    Process as Process,
     bptt_process as bptt_process,
     ep_process as ep_process,
     rbp_process as rbp_process,
 )
 from ._tune import tune as tune
-from ._tune_figure import Tuning as Tuning, TuningCurve as TuningCurve
+from ._records import TuningCurve as TuningCurve
+from ._tuning import Tuning as Tuning
 from ._verification import Verification as Verification
 from ._verify import verify as verify

@@ -1,4 +1,4 @@
-"""How two gradients, or two error processes, are compared."""
+"""Compare two gradients, or two error processes, and fit orders in β."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ ROUNDING = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """One gradient against the exact one, over one parameter or all of them.
+    """A gradient compared with the exact one, over one parameter or all of them.
 
     - `error`: ‖g − exact‖ / ‖exact‖.
     - `angle`: between the two, in degrees; NaN if either is zero.
-    - `signs`: share of the entries whose signs agree, of those that are not zero (to
-      1e-9 of the largest) in both (paper D's recipe tool).
-    - `ratio`: ‖g‖ / ‖exact‖: 2 where the gradient is twice too long, whatever its
+    - `signs`: share of the entries whose signs agree (paper D's recipe tool).  Entries
+      that are zero in both, to 1e-9 of the largest, do not count.
+    - `ratio`: ‖g‖ / ‖exact‖: 2 if the gradient is twice too long, whatever its
       direction; NaN if the exact one is zero.
     """
 
@@ -51,7 +51,7 @@ def agreement(found: PyTree[Array], exact: PyTree[Array]) -> Agreement:
 
 
 def length_of(values: PyTree[Array]) -> float:
-    """‖values‖₂ over all leaves, at any scale: the squares of 1e-200 do not vanish."""
+    """Return ‖values‖₂ over all leaves, also if the squares would underflow."""
     numbers = flat(values)
     largest = float(np.max(np.abs(numbers), initial=0.0))
     if not (np.isfinite(largest) and largest):
@@ -60,7 +60,7 @@ def length_of(values: PyTree[Array]) -> float:
 
 
 def relative_error(found: PyTree[Array], exact: PyTree[Array]) -> float:
-    """max |found − exact| / max |exact| over all leaves; NaN if any entry is."""
+    """Return max |found − exact| / max |exact| over all leaves; NaN if any entry is."""
     f, e = flat(found), flat(exact)
     size = float(np.max(np.abs(e), initial=0.0))
     off = float(np.max(np.abs(f - e), initial=0.0))
@@ -71,7 +71,7 @@ def process_rmse(
     found: Float[np.ndarray, "times *shape"],
     reference: Float[np.ndarray, "times *shape"],
 ) -> Float[np.ndarray, " *shape"]:
-    """√(Σ_t (a − b)² / max(Σ_t a², Σ_t b²)) per neuron or synapse (paper D, fig. 3)."""
+    """Return √(Σ_t (a − b)² / max(Σ_t a², Σ_t b²)) per unit (paper D, fig. 3)."""
     a, b = np.asarray(found), np.asarray(reference)
     with np.errstate(over="ignore", invalid="ignore"):  # a phase that diverged
         largest = np.max(np.maximum(np.abs(a), np.abs(b)), 0, initial=0)
@@ -86,10 +86,12 @@ def process_rmse(
 class Order:
     """How errors fall with β: error ∝ β^measured from β = `low` to `high`.
 
-    Over several examples the median of each one's order, the β common to them, and
-    `share`, the part of the examples with a constant order.  `smallest` is the least
-    error over β.  `measured` is NaN where no range of β shows a constant order;
-    `exact` says that the error is lost in rounding at every β.
+    - `measured`: the order; the median over several examples; NaN if no range of β
+      shows a constant order.
+    - `low`, `high`: the range of β, common to the examples.
+    - `smallest`: the least error over β.
+    - `share`: the part of the examples with a constant order.
+    - `exact`: the error is lost in rounding at every β.
     """
 
     expected: float
@@ -101,7 +103,7 @@ class Order:
     exact: bool = False
 
     def holds(self, tolerance: float = 0.05) -> bool:
-        """The expected order or, where its coefficient vanishes, up to twice that."""
+        """Accept the expected order, or up to twice it if its coefficient is 0."""
         low, high = self.expected * (1 - tolerance), 2 * self.expected * (1 + tolerance)
         return self.exact or low <= self.measured <= high
 
@@ -111,10 +113,10 @@ def order_in_beta(
 ) -> Order:
     """Fit error ∝ β^p on the longest range of β on which p is constant.
 
-    At large β higher orders show, or units meet their bounds; at small β rounding.
-    Between them the logarithmic slope is constant.  At least four values of β must
-    lie there.  An error is lost in rounding where it times the displacement of the
-    state, β · `moved`, is below `ROUNDING`.
+    At large β, higher orders or the bounds of units show; at small β, rounding.  In
+    between, the logarithmic slope is constant; at least four β must lie there.  An
+    error is lost in rounding if its product with the displacement of the state, β ·
+    `moved`, is below `ROUNDING`.
     """
     order = np.argsort(betas)
     betas, errors = np.asarray(betas)[order], np.asarray(errors)[order]
@@ -134,7 +136,7 @@ def order_in_beta(
             part = slopes[first:last]
             if not np.isfinite(part).all() or np.ptp(part) > 0.1 or part.mean() < 0.5:
                 continue
-            # Of equally long ranges the one at smaller β: closer to the limit.
+            # Of equally long ranges take the one at smaller β, closer to the limit.
             if best is None or last - first > best[1] - best[0]:
                 best = first, last
     if best is None:
@@ -146,10 +148,10 @@ def order_in_beta(
 
 
 def common_order(orders: list[Order]) -> Order:
-    """The order of several examples, of which a quarter may show none.
+    """Return the order of several examples; a quarter of them may show none.
 
-    An example has no constant order where one of its units sits so near a bound, or
-    a kink, that every β large enough for the arithmetic moves it across.
+    An example has no constant order if one of its units is so near a bound or a kink
+    that every β large enough for the arithmetic moves it across.
     """
     shown = [order for order in orders if order.share]
     share = len(shown) / len(orders)
@@ -172,13 +174,33 @@ def common_order(orders: list[Order]) -> Order:
 
 
 def flat(tree: PyTree) -> np.ndarray:
-    """All numbers of a tree in one vector."""
+    """Return all numbers of a tree in one vector."""
     leaves = [np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
     return np.concatenate(leaves) if leaves else np.zeros(0)
 
 
+def parameter_names(model: tuple[PyTree, PyTree]) -> list[str]:
+    """Name the arrays of (system, cost), in the order of the tree."""
+    return [name for name, _ in _named(model)]
+
+
+def by_parameter(found: Any, exact: Any) -> list[tuple[str, Any, Any]]:
+    """List name, gradient and exact gradient of each array of (system, cost)."""
+    leaves = zip(_named(exact), jax.tree.leaves(found), strict=True)
+    return [(name, g, e) for (name, e), g in leaves]
+
+
+def _named(model: tuple[PyTree, PyTree]) -> list[tuple[str, Any]]:
+    return [*named_leaves(model[0]), *named_leaves(model[1], "cost.")]
+
+
+def both(gradient: Any) -> tuple[PyTree, PyTree]:
+    """Return the gradients of system and cost."""
+    return gradient.grads, gradient.cost_grads
+
+
 def named_leaves(tree: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
-    """`[("weights[0]", array), …]`, in the order of the tree."""
+    """Return `[("weights[0]", array), …]`, in the order of the tree."""
     return [
         (prefix + jax.tree_util.keystr(path).lstrip("."), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -1,15 +1,14 @@
-"""Learning rules held to what they promise: the exact gradient, at s⁰, as β → 0.
+"""Judge learning rules by what they promise: the exact gradient at s⁰ as β → 0.
 
-As configured, a rule may stop early and nudge strongly: that is a choice, reported with
-its angle.  With phases that settle and a small nudge it must give what it promises.  A
-rule of the user's own promises the exact gradient (or EP's, where EP is biased), unless
-it declares itself `approximate`.
+As configured, a rule may stop early and nudge strongly; this choice is reported with
+its angle.  With phases that settle and a small nudge the rule must keep its promise.  A
+user's rule promises the exact gradient (or EP's, if EP is biased), unless it declares
+itself `approximate`.
 """
 
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..estimators import (
@@ -31,13 +30,13 @@ from ..relaxations import Euler, Status
 from ..relaxations._base import AbstractRelaxation
 from ._causes import difference, FAR
 from ._findings import Findings
-from ._metrics import Agreement, agreement, length_of, named_leaves
-from ._verification import number
+from ._metrics import Agreement, agreement, by_parameter, length_of, named_leaves
+from ._text import number
 
 RULE = 1e-3
-"""error left to a settled rule of the library by its small nudge"""
+"""error allowed to a settled rule of the library, for its small nudge"""
 OWN = 1e-2
-"""error allowed to a settled rule of the user's"""
+"""error allowed to a user's rule that has settled"""
 LOOSE = 0.1
 """error allowed to a user's rule whose phases or β cannot be set"""
 TINY_RATE = 1e-9
@@ -48,42 +47,52 @@ SHOWN = (
     BackpropagationThroughTime,
     ImplicitDifferentiation,
 )
-"""rules that the table shows anyway, with settled phases"""
+"""rules that the table always shows, with settled phases"""
 EXACT, CENTERED, ONE_SIDED = "implicit", "EP centered", "EP one-sided"
+LIBRARY = {
+    AsymmetricEquilibriumPropagation: (EXACT, "centered"),
+    DyadicEquilibriumPropagation: (EXACT, None),
+    HolomorphicEquilibriumPropagation: (CENTERED, None),
+    SpikeTimingDependentPlasticity: (CENTERED, "centered"),
+    VectorFieldEquilibriumPropagation: (CENTERED, "centered"),
+    ContinualEquilibriumPropagation: (ONE_SIDED, "one-sided"),
+}
+"""the row that each rule of the library must equal, and the nudging for it"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phases:
+    """Nudged phases that settle: `steps` Euler steps of `dt`, and a small β."""
+
+    dt: float
+    steps: int
+    beta: float
 
 
 def at_rest(
-    rule: AbstractEstimator, dt: float, steps: int, beta: float
+    rule: AbstractEstimator, phases: Phases
 ) -> tuple[AbstractEstimator, str] | None:
-    """A rule of the library with settled phases, and the row that it must equal.
+    """Return a rule of the library with settled phases, and the row that it must equal.
 
     `None` for rules that the table shows already, and for the user's own.
     """
-    here, nudged = Euler(dt=dt, steps=0), Euler(dt=dt, steps=steps)
-    if type(rule) is AsymmetricEquilibriumPropagation:
-        return AsymmetricEquilibriumPropagation(here, nudged, beta), EXACT
-    if type(rule) is DyadicEquilibriumPropagation:
-        return DyadicEquilibriumPropagation(here, dt, steps, beta), EXACT
-    if type(rule) is HolomorphicEquilibriumPropagation:
-        circle = HolomorphicEquilibriumPropagation(here, nudged, abs(beta), rule.points)
-        return circle, CENTERED
-    if type(rule) is SpikeTimingDependentPlasticity:
-        path = dataclasses.replace(
-            rule, free=here, nudged=nudged, beta=beta, nudging="centered"
-        )
-        return path, CENTERED
-    if type(rule) is VectorFieldEquilibriumPropagation:
-        return VectorFieldEquilibriumPropagation(here, nudged, beta), CENTERED
-    if type(rule) is ContinualEquilibriumPropagation:
-        slow = ContinualEquilibriumPropagation(
-            here, nudged, beta, "one-sided", learning_rate=TINY_RATE * abs(beta)
-        )
-        return slow, ONE_SIDED
-    return None
+    if type(rule) not in LIBRARY:
+        return None
+    row, nudging = LIBRARY[type(rule)]
+    settings = {
+        "free": Euler(dt=phases.dt, steps=0),
+        "nudged": Euler(dt=phases.dt, steps=phases.steps),
+        "learning_rate": TINY_RATE * abs(phases.beta),
+        "nudging": nudging,
+        **dataclasses.asdict(phases),
+    }
+    names = {field.name for field in dataclasses.fields(rule)}
+    changes: Any = {name: v for name, v in settings.items() if name in names}
+    return dataclasses.replace(rule, **changes), row
 
 
 def declared(rule: AbstractEstimator) -> str:
-    """Why a rule says that it does not compute the exact gradient; empty if it does."""
+    """Return the reason why a rule declares itself approximate; empty if exact."""
     if isinstance(rule, SpikeTimingDependentPlasticity) and rule.rule != "rates":
         return "its weights follow spikes, not rates"
     inner = declared(rule.estimator) if isinstance(rule, AbstractAround) else ""
@@ -91,35 +100,31 @@ def declared(rule: AbstractEstimator) -> str:
 
 
 def is_shown(rule: AbstractEstimator) -> bool:
-    """Whether the table has this very rule with settled phases."""
+    """Tell whether the table shows this very rule with settled phases."""
     return type(rule) in SHOWN
 
 
-def settled_copy(
-    rule: Any, dt: float, steps: int, beta: float
-) -> tuple[AbstractEstimator, bool] | None:
-    """A user's rule with phases that settle, and whether its β could be set too.
+def settled_copy(rule: Any, phases: Phases) -> tuple[AbstractEstimator, bool] | None:
+    """Copy a user's rule with phases that settle; tell whether its β could be set too.
 
-    Fields that hold a relaxation become Euler steps that settle, `dt`, `steps` and
-    `beta` what those need.  `None` where the rule has no relaxation but `free`, or does
-    not take other values.
+    Fields that hold a relaxation become Euler steps that settle; `dt`, `steps` and
+    `beta` become those of `phases`.  `None` if the rule does not accept other values.
     """
     changes, nudge = {}, False
+    settings = {"dt": phases.dt, "steps": phases.steps}
     for field in dataclasses.fields(rule):
         value = getattr(rule, field.name)
         if isinstance(value, AbstractRelaxation):
-            changes[field.name] = Euler(dt=dt, steps=steps)
+            changes[field.name] = Euler(**settings)
         elif isinstance(value, AbstractEstimator):
-            inner = settled_copy(value, dt, steps, beta)
+            inner = settled_copy(value, phases)
             if inner is None:
                 return None
             changes[field.name], nudge = inner
         elif field.name == "beta" and np.ndim(value) == 0:
-            changes["beta"], nudge = float(np.sign(value)) * abs(beta), True
-        elif field.name == "dt":
-            changes["dt"] = dt
-        elif field.name == "steps":
-            changes["steps"] = steps
+            changes["beta"], nudge = float(np.sign(value)) * abs(phases.beta), True
+        elif field.name in settings:
+            changes[field.name] = settings[field.name]
     try:
         return dataclasses.replace(rule, **changes), nudge
     except (TypeError, ValueError):  # a constructor, or a check, of the user's own
@@ -127,7 +132,7 @@ def settled_copy(
 
 
 def check_gradient(name: str, gradient: Any, exact: tuple[Any, Any]) -> None:
-    """A `ValueError` for a gradient that is not like the parameters."""
+    """Raise `ValueError` for a gradient that does not match the parameters."""
     if not isinstance(gradient, Gradient):
         raise ValueError(
             f"estimators[{name!r}] returned a {type(gradient).__name__}; a rule "
@@ -147,15 +152,15 @@ def check_gradient(name: str, gradient: Any, exact: tuple[Any, Any]) -> None:
 
 
 def judge(found: Findings, name: str, rule: str, row: str, agrees: Agreement) -> bool:
-    """A rule of the library with settled phases, against what it must equal."""
+    """Check a rule of the library with settled phases against what it must equal."""
     what = "the exact gradient" if row == EXACT else row
     kept = found.check(
         f"{name}, settled, against {row}",
         agrees.error,
         RULE,
-        f"{rule}: with phases that settle and a small nudge its gradient must be that "
-        f"of {what}, and is off by {number(agrees.error)}: the rule is wrong. It is "
-        f"compared with {what}: {difference(agrees)}",
+        f"{rule}: with phases that settle and a small nudge its gradient must equal "
+        f"{what}, and is off by {number(agrees.error)}: the rule is wrong. Compared "
+        f"with {what}, {difference(agrees)}",
     )
     if kept:
         found.notes.append(
@@ -167,18 +172,17 @@ def judge(found: Findings, name: str, rule: str, row: str, agrees: Agreement) ->
 
 def judge_own(
     found: Findings,
-    name: str,
+    what: str,
     gradient: tuple[Any, Any],
     grads: dict[str, Any],
-    how: str,
-    beta: float | None,
+    beta: float | None = None,
 ) -> bool:
-    """A user's rule against the exact gradient, or EP's limit where that is nearer.
+    """Check a user's rule against the exact gradient, or EP's limit if that is nearer.
 
-    `how`: whether its phases settled; `beta`: the small nudge, `None` where the rule
-    has none that could be set, so that more error is allowed.
+    `what` names the rule and says whether its phases settled.  `beta` is the small
+    nudge; `None` for a rule whose nudge could not be set, which is allowed more error.
     """
-    # EP itself is a promise only where it is biased.
+    # EP itself is a promise only if it is biased.
     biased = agreement(grads[CENTERED], grads[EXACT]).error > OWN
     rows = (EXACT, CENTERED) if biased else (EXACT,)
     row = min(rows, key=lambda row: _worst(gradient, grads[row])[1])
@@ -188,7 +192,12 @@ def judge_own(
     against = "the exact gradient" if row == EXACT else "EP's gradient"
     batch = found.facts["examples"]
     text = difference(whole, batch, beta)
-    parts = _parts(gradient, grads[row])
+    total = length_of(grads[row])
+    parts = [
+        (name, agreement(g, e))
+        for name, g, e in by_parameter(gradient, grads[row])
+        if length_of(e) > RULE * total
+    ]
     if whole.error <= allowed < error:
         text = f"the gradient of {leaf} alone is wrong: {difference(part, batch)}"
     elif len(parts) > 1 and all(part.angle <= 0.5 < whole.angle for _, part in parts):
@@ -198,47 +207,31 @@ def judge_own(
         listed = ", ".join(f"{name} {number(p.angle)}°" for name, p in parts[:6])
         text += f" By parameter: {listed}."
     kept = found.check(
-        f"{name}, {how}, against {row}",
+        f"{what}, against {row}",
         max(error, whole.error),
         allowed,
-        f"{name}, {how}, does not give {against}: {text} If the rule is approximate "
-        "by design, declare it: `approximate: ClassVar[str] = 'the reason'`.",
+        f"{what}, does not give {against}: {text} If the rule is approximate by "
+        "design, declare it: `approximate: ClassVar[str] = 'the reason'`.",
     )
     if kept:
-        found.notes.append(f"{name}, {how}: {against} to {number(whole.error)}.")
+        found.notes.append(f"{what}: {against} to {number(whole.error)}.")
     return kept
 
 
-def _parts(found: Any, exact: Any) -> list[tuple[str, Agreement]]:
-    """Each parameter array that has a gradient of any size."""
-    total = length_of(exact)
-    parts = []
-    for part, other, prefix in zip(found, exact, ("", "cost."), strict=True):
-        pairs = zip(jax.tree.leaves(part), named_leaves(other, prefix), strict=True)
-        parts += [
-            (name, agreement(g, e))
-            for g, (name, e) in pairs
-            if length_of(e) > RULE * total
-        ]
-    return parts
-
-
 def _worst(found: Any, exact: Any) -> tuple[tuple[str, Agreement], float]:
-    """The parameter array that is off most, and by how much.
+    """Return the parameter array that is off most, and by how much.
 
     Relative to its own gradient, or to 1e-3 of the whole if that is larger.
     """
     total = length_of(exact)
     worst, error = ("", agreement(found, exact)), 0.0
-    for part, other, prefix in zip(found, exact, ("", "cost."), strict=True):
-        pairs = zip(jax.tree.leaves(part), named_leaves(other, prefix), strict=True)
-        for g, (name, e) in pairs:
-            size = max(length_of(e), RULE * total)
-            off = length_of(np.asarray(g) - np.asarray(e))
-            off = off / size if size else (0.0 if off == 0 else np.inf)
-            off = np.inf if np.isnan(off) else off
-            if not off <= error:
-                worst, error = (name, agreement(g, e)), off
+    for name, g, e in by_parameter(found, exact):
+        size = max(length_of(e), RULE * total)
+        off = length_of(np.asarray(g) - np.asarray(e))
+        off = off / size if size else (0.0 if off == 0 else np.inf)
+        off = np.inf if np.isnan(off) else off
+        if not off <= error:
+            worst, error = (name, agreement(g, e)), off
     return worst, error
 
 
@@ -250,9 +243,9 @@ def as_configured(
     agrees: Agreement,
     kept: bool,
 ) -> None:
-    """The rule as it is: how far off, what that means, and what to do next.
+    """Note how far off a rule is as configured, what that means, and what to do next.
 
-    `kept`: whether it keeps its promise, so that its settings are to blame.
+    `kept`: whether it keeps its promise, so that only its settings can be the cause.
     """
     status = np.asarray(gradient.equilibrium.status)
     share = float(np.mean(status == Status.settled))
@@ -268,20 +261,20 @@ def as_configured(
         text += f" It is approximate by declaration: {reason}."
     if share < 1 and not far:
         text += (
-            " The others add an error that the angle contains: fine below "
+            " The others add an error, which the angle contains: this is fine below "
             f"{FAR:g}° (docs/theorems.md#have-the-examples-settled)."
         )
     if far and kept and not reason:
         text += _advice(rule, share)
         found.warnings.append(
-            f"{name}, the gradient is {number(agrees.angle)}° off the exact one; what "
-            "that means and what to do next is said below."
+            f"{name}, the gradient is {number(agrees.angle)}° off the exact one; the "
+            "notes below say what this means and what to do next."
         )
     found.notes.append(text)
 
 
 def _advice(rule: AbstractEstimator, share: float) -> str:
-    """A right rule whose settings give a gradient that is far off."""
+    """Advise on a right rule whose settings give a gradient that is far off."""
     cause = "the nudged phase is short or β is large"
     if share < 1:
         cause = "the free phase is too short, or its dt too large, for most examples"

@@ -1,23 +1,23 @@
-"""Measure what a coarser arithmetic does to a learning rule's gradient."""
+"""Measure how a coarser arithmetic changes a learning rule's gradient."""
 
 import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._precision import rounded
 from ..estimators import AbstractEstimator
 from ..estimators._rounding import LIMIT
-from ._fixed_point import double
-from ._metrics import Agreement, agreement
-from ._verification import number, Row, Verification
+from ._metrics import Agreement, agreement, both
+from ._problem import double, Problem, single
+from ._records import Row
+from ._text import number
+from ._verification import Verification
 
 DRAWN = 1e-6
-"""difference of two gradients that only random numbers explain"""
+"""difference of two gradients above which the rule draws random numbers"""
 
 
 def precision_cost(
@@ -28,33 +28,33 @@ def precision_cost(
     y: PyTree[Array],
     precision: str,
 ) -> Agreement | None:
-    """A rule's gradient in `precision` against the same rule's in float64.
+    """Compare a rule's gradient in `precision` with the same rule's in float64.
 
-    Both begin cold, with the phases as configured; a random sign of β is taken to be
-    the positive one.  `None` for a rule that draws noise: its numbers differ between
-    dtypes for another reason.
+    Both start from `init_state`, with the phases as configured and, for random signs,
+    a positive β.  `None` for a rule that draws noise, which differs between dtypes.
     """
     if getattr(estimator, "nudging", None) == "random-sign":
         estimator = dataclasses.replace(estimator, nudging="one-sided")  # type: ignore[call-arg]
-    # Made anew in either dtype: under x64 a key draws other numbers.
+    problem = Problem(system, cost, x, y)
+    # Keys are made in either dtype: under x64 a key draws other numbers.
     with jax.enable_x64(True):
-        problem = jax.tree.map(double, (estimator, system, cost, x, y))
+        rule, wide = jax.tree.map(double, (estimator, problem))
         keys = jax.random.key(0), jax.random.key(1)
-        exact, other = (_gradient(problem, key, "float32") for key in keys)
+        exact, other = (_gradient(rule, wide, key, "float32") for key in keys)
         if agreement(other, exact).error > DRAWN:
             return None
     with jax.enable_x64(False):
-        problem = jax.tree.map(_single, (estimator, system, cost, x, y))
-        found = _gradient(problem, jax.random.key(0), precision)
+        rule, narrow = jax.tree.map(single, (estimator, problem))
+        found = _gradient(rule, narrow, jax.random.key(0), precision)
     return agreement(found, exact)
 
 
 def with_precision(
     result: Verification, precision: str, found: Agreement | None
 ) -> Verification:
-    """The same verification, with what `precision_cost` found for the configured rule.
+    """Add what `precision_cost` found for the configured rule to a verification.
 
-    It is reported only: no theorem bounds how much rounding turns a gradient.
+    It is only reported: no theorem bounds how much rounding turns a gradient.
     """
     facts = result.facts | {"precision": {"precision": precision, **record(found)}}
     name = f"in {precision}, against itself in float64"
@@ -68,13 +68,13 @@ def with_precision(
 
 
 def record(found: Agreement | None) -> dict[str, float | None]:
-    """The fields of `Agreement` as a JSON object; null if not measured."""
+    """Return the fields of `Agreement` for JSON; null if not measured."""
     fields = (field.name for field in dataclasses.fields(Agreement))
     return {name: getattr(found, name, None) for name in fields}
 
 
 def words(precision: str, found: Agreement | None) -> str:
-    """One sentence for people."""
+    """Say in one sentence what was found."""
     if found is None:
         return f"{precision}: not measured, since the rule draws random numbers."
     text = (
@@ -90,17 +90,11 @@ def words(precision: str, found: Agreement | None) -> str:
 
 
 @eqx.filter_jit
-def _gradient(problem, key, precision):
-    estimator, system, cost, x, y = problem
-    params, static = eqx.partition((system, cost), eqx.is_inexact_array)
+def _gradient(estimator, problem, key, precision):
+    """Run the rule in the arithmetic of `precision`."""
+    params, static = eqx.partition(problem.model, eqx.is_inexact_array)
 
     def gradient(params, x, y):
-        found = estimator(*eqx.combine(params, static), x, y, key=key)
-        return found.grads, found.cost_grads
+        return both(estimator(*eqx.combine(params, static), x, y, key=key))
 
-    return rounded(gradient, precision)(params, x, y)
-
-
-def _single(leaf: Any) -> Any:
-    """Arrays as they are held where float64 is off."""
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | jax.Array) else leaf
+    return rounded(gradient, precision)(params, problem.x, problem.y)

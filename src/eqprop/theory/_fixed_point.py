@@ -1,4 +1,4 @@
-"""The fixed point s⁰ at which a theorem is tested, or why there is none."""
+"""Find the fixed point s⁰ at which theorems are tested, or say why there is none."""
 
 import dataclasses
 from typing import Any
@@ -13,29 +13,28 @@ from ..estimators._step import norm, solve_fixed_point, step_map
 from ..relaxations import AbstractRelaxation, initial_state, relax, Status
 from ..relaxations._euler import Euler
 from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem, State
+from ._problem import random_like
 
 GOOD = 1e-10
-"""residual (velocity, float64) with which a theorem can be tested, times `unit`"""
+"""largest residual (velocity, float64, times `unit`) at which theorems are tested"""
 STABLE = 1 - 1e-7
 """spectral radius below which a step contracts"""
 SLOW = 0.99
-"""spectral radius above which a larger dt is looked for"""
+"""spectral radius above which a larger dt is tried"""
 FINE = 1e-13
 """residual above which Newton's method is tried"""
 NEWTON = 8
 BEST = 2e-15
-"""residual at which nothing is left to gain"""
+"""residual at which settling stops"""
 CHUNK = 500
 LIMIT = 60_000
-"""Euler steps spent on one fixed point"""
-
-
+"""most Euler steps for one fixed point"""
 HALVINGS = 10
 """dt is tried down to 2⁻¹⁰, then at the scale of the spectral radius"""
 
 
 def unit(dt: float) -> float:
-    """The velocity that counts as 1: more for dynamics faster than dt = 2⁻¹⁰."""
+    """Return the velocity that counts as 1: more for dynamics faster than dt = 2⁻¹⁰."""
     return max(1.0, 2.0**-HALVINGS / dt) if dt <= 1 else 1 / dt
 
 
@@ -43,8 +42,9 @@ def unit(dt: float) -> float:
 class FixedPoint:
     """A state, how well it has settled, and with which relaxation and dt.
 
-    `steps` counts from the initial state; `radius` is the spectral radius of the step
-    s ← project(s + dt velocity) there, which RBP's error process contracts by.
+    - `steps`: counted from the initial state.
+    - `radius`: the spectral radius of the step s ← project(s + dt velocity) at the
+      state; RBP's error process contracts by it.
     """
 
     state: State
@@ -57,12 +57,12 @@ class FixedPoint:
 
     @property
     def settled(self) -> bool:
-        """Whether a theorem can be tested here."""
+        """Whether theorems can be tested here."""
         return self.residual <= self.limit
 
     @property
     def limit(self) -> float:
-        """The largest residual with which one can."""
+        """The largest residual at which theorems are tested."""
         return GOOD * unit(self.dt)
 
 
@@ -75,17 +75,21 @@ def find_fixed_point(
 ) -> FixedPoint:
     """Settle a batch as far as its arithmetic allows.
 
-    Without a relaxation Euler steps of `dt`, or of the largest dt = 1, ½, ¼, … that
-    settles: from 1 for maps and primitives, from ½ for flows.  Where none down to 2⁻¹⁰
-    settles, or the state moves too slowly even at 1, dt is taken from the spectral
-    radius of ∂velocity/∂s.
+    Without a relaxation, take Euler steps of `dt`, or of the largest dt = 1, ½, ¼, …
+    that settles (maps and primitives start at 1, flows at ½).  If none down to 2⁻¹⁰
+    settles, or if the state is too slow even at 1, take dt from the spectral radius of
+    ∂velocity/∂s.
     """
     if relaxation is not None:
         step = relaxation.dt if dt is None else dt
         point = _settle(system, x, relaxation, start, step or 1.0)
+        size = None
         if step is None and point.settled:
-            point = _contracting(system, x, point)
-        return point
+            size = contracting_dt(system, x, point)
+        if size is None:
+            return point
+        radius = spectral_radius(system, x, point.state, size)
+        return dataclasses.replace(point, dt=size, radius=radius)
     points = []
 
     def found(sizes) -> FixedPoint | None:
@@ -105,20 +109,20 @@ def find_fixed_point(
         begin = _start(system, x) if start is None else start
         reached = [p.state for p in points if np.isfinite(p.residual)]
         point = found(scaled_sizes(system, x, [begin, *reached]))
-    # None that steps lead to: a point that Newton's method found, or the best there is.
+    # Steps lead nowhere: take a point that Newton's method found, or the best one.
     return point or min(points, key=_shortfall)
 
 
 def _shortfall(point: FixedPoint) -> float:
-    """The residual in units of what would do."""
+    """Return the residual in units of the largest one allowed."""
     return point.residual / point.limit if point.residual >= 0 else np.inf
 
 
 def scaled_sizes(system, x, states) -> list[float]:
-    """dt near 1/ρ, ρ the largest spectral radius of ∂velocity/∂s at the `states`.
+    """Return dt near 1/ρ, ρ the largest spectral radius of ∂velocity/∂s at `states`.
 
-    Powers of two that are not between 2⁻¹⁰ and 1: down to 1/64ρ where the dynamics is
-    fast, as ρ may grow on the way; from 1/ρ where it is slow.
+    They are powers of two outside of 2⁻¹⁰…1.  For fast dynamics they go down to 1/64ρ,
+    since ρ may grow on the way; for slow dynamics they start at 1/ρ.
     """
     radii = [float(np.max(_rate(system, x, s, random_like(s, 0)))) for s in states]
     radius = max((r for r in radii if np.isfinite(r)), default=0.0)
@@ -130,9 +134,9 @@ def scaled_sizes(system, x, states) -> list[float]:
 
 
 def _settle(system, x, relaxation, start, dt) -> FixedPoint:
-    """The point that a relaxation leads to, with the radius of Euler's step of dt."""
+    """Return the point that a relaxation reaches, with the radius of a step of dt."""
     state, residual, status, steps = settle(system, x, relaxation, start)
-    radius = _spectral_radius(system, x, state, dt) if np.isfinite(residual) else np.nan
+    radius = spectral_radius(system, x, state, dt) if np.isfinite(residual) else np.nan
     return FixedPoint(state, residual, status, relaxation, dt, steps, radius)
 
 
@@ -142,9 +146,9 @@ def settle(
     relaxation: AbstractRelaxation,
     start: State | None,
 ) -> tuple[State, float, Status, int]:
-    """Chunks of steps until the residual has reached rounding, or stopped falling.
+    """Run chunks of steps until the residual reaches rounding, or stops falling.
 
-    Every call with the same shapes runs one program, whatever the parameters.
+    All calls with the same shapes share one program, whatever the parameters.
 
     **Returns:** the state, its residual and status in the worst example, the steps.
     """
@@ -163,7 +167,7 @@ def settle(
         state, status = found.state, Status(int(found.status[worst]))
         if not np.isfinite(residual) or residual <= best:
             break
-        # At rounding nothing falls any more; far from it a slow fall must go on.
+        # At rounding the residual stops falling; far from it even a slow fall counts.
         if residual > previous * (0.5 if previous < good else 0.98):
             break
     if np.isfinite(residual) and residual > fine:
@@ -172,7 +176,7 @@ def settle(
 
 
 def _newton(system, x, relaxation, state, residual) -> tuple[State, float]:
-    """Newton's method from where steps fall too slowly, while the residual falls."""
+    """Continue by Newton's method, while the residual falls."""
     dt = 1.0 if relaxation.dt is None else relaxation.dt
     here = dataclasses.replace(relaxation, steps=0, tol=None)
     for _ in range(NEWTON):
@@ -187,7 +191,7 @@ def _newton(system, x, relaxation, state, residual) -> tuple[State, float]:
 
 @eqx.filter_jit
 def _newton_step(system, x, state, dt) -> State:
-    """s + δ with (I − ∂F/∂s) δ = F(s) − s, for each example."""
+    """Return s + δ with (I − ∂F/∂s) δ = F(s) − s, for each example."""
 
     def one(x, s):
         step = step_map(system, x, dt)
@@ -203,40 +207,35 @@ def _start(system, x) -> State:
     return initial_state(system, x, None)
 
 
-def _contracting(system, x, point: FixedPoint) -> FixedPoint:
-    """The same point with the largest dt ≤ 1 at which Euler steps contract there."""
+def contracting_dt(system, x, point: FixedPoint, below: float = np.inf) -> float | None:
+    """Return the largest dt < `below` at which Euler steps contract at the point."""
     sizes = [2.0**-n for n in range(HALVINGS + 1)]
     for size in [*sizes, *scaled_sizes(system, x, [point.state])]:
-        radius = _spectral_radius(system, x, point.state, size)
-        if radius < STABLE:
-            return dataclasses.replace(point, dt=size, radius=radius)
-    return point
+        if size < below and spectral_radius(system, x, point.state, size) < STABLE:
+            return size
+    return None
 
 
 def spectral_radius(system, x, state, dt) -> float:
-    """The largest growth of a perturbation per step, over the batch."""
-    return _spectral_radius(system, x, state, dt)
-
-
-def _spectral_radius(system, x, state, dt, iterations: int = 100) -> float:
-    probe = random_like(state, 0)
-    return float(np.max(_growth(system, x, state, probe, dt, iterations)))
+    """Return the largest growth of a perturbation per step, over the batch."""
+    growth = _growth(system, x, state, random_like(state, 0), dt)
+    return float(np.max(growth))
 
 
 @eqx.filter_jit
-def _growth(system, x, state, probe, dt, iterations) -> Array:
-    """The largest growth per step, by power iteration with ∂F/∂s."""
+def _growth(system, x, state, probe, dt) -> Array:
+    """Return the largest growth per step, by power iteration with ∂F/∂s."""
 
     def one(x, s, probe):
         step = step_map(system, x, dt)
-        return _power(lambda v: jax.jvp(step, (s,), (v,))[1], probe, iterations)
+        return _power(lambda v: jax.jvp(step, (s,), (v,))[1], probe, 100)
 
     return jax.vmap(one)(x, state, probe)
 
 
 @eqx.filter_jit
 def _rate(system, x, state, probe) -> Array:
-    """The spectral radius of ∂velocity/∂s (1 / time constant)."""
+    """Return the spectral radius of ∂velocity/∂s (1 / time constant)."""
 
     def one(x, s, probe):
         def velocity(u):
@@ -248,7 +247,7 @@ def _rate(system, x, state, probe) -> Array:
 
 
 def _power(linear, probe, iterations: int) -> Array:
-    """The mean growth of the last half of a power iteration."""
+    """Return the mean growth in the last half of a power iteration."""
 
     def push(v, _):
         moved = linear(v)
@@ -258,34 +257,19 @@ def _power(linear, probe, iterations: int) -> Array:
 
     sizes = jax.lax.scan(push, probe, None, length=iterations)[1]
     last = sizes[iterations // 2 :]
-    # A probe that a unit's bound has wiped out does not grow.
+    # A probe that a bound has set to 0 does not grow.
     return jnp.where(jnp.any(last == 0), 0.0, jnp.exp(jnp.mean(jnp.log(last))))
 
 
 def _nan_last(residual: Any) -> np.ndarray:
+    """Replace NaN by infinity."""
     return np.where(np.isfinite(residual), residual, np.inf)
-
-
-def random_like(state: State, seed: int, count: int | None = None) -> State:
-    """Standard normal numbers of a batched state's shape, or `count` of them each.
-
-    Drawn by NumPy: compiling JAX's generator takes longer than all the rest.
-    """
-    random = np.random.default_rng(seed)
-
-    def draw(leaf):
-        extra = () if count is None else (count,)
-        shape = (len(leaf), *extra, *leaf.shape[1:])
-        return jnp.asarray(random.normal(size=shape), leaf.dtype)
-
-    return jax.tree.map(draw, state)
 
 
 def other_fixed_points(
     system: AbstractSystem, x: PyTree[Array], point: FixedPoint, seed: int = 0
 ) -> int:
-    """How many examples settle elsewhere from a start displaced at random."""
-
+    """Count the examples that settle elsewhere from a start displaced at random."""
     moved = jax.tree.map(jnp.add, point.state, random_like(point.state, seed))
     starts = jax.jit(jax.vmap(system.project))(moved)
     state, _, _, _ = settle(system, x, point.relaxation, starts)
@@ -299,16 +283,10 @@ def other_fixed_points(
 
 @eqx.filter_jit
 def _norms(system, x, state, dt) -> Array:
+    """Return ‖F(s) − s‖ of each example."""
+
     def one(x, s):
         moved = step_map(system, x, dt)(s)
         return norm(jax.tree.map(jnp.subtract, moved, s))
 
     return jax.vmap(one)(x, state)
-
-
-def double(leaf: Any) -> Any:
-    """Inexact arrays in double precision, everything else as it is."""
-    if not eqx.is_inexact_array_like(leaf) or isinstance(leaf, float | complex):
-        return leaf
-    wide = np.complex128 if np.iscomplexobj(leaf) else np.float64
-    return jnp.asarray(np.asarray(leaf), wide)

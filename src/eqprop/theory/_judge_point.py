@@ -1,14 +1,14 @@
-"""Say whether the dynamics settles, at which dt, and why it does not."""
+"""Judge whether the dynamics settles, at which dt, and why it does not."""
 
 import numpy as np
 
 from ..relaxations._base import AbstractRelaxation, Equilibrium, Status
 from ._findings import Findings
 from ._fixed_point import FixedPoint, STABLE
-from ._verification import number
+from ._text import number
 
 IDENTITY = 1e-10
-"""distance from `project` that rounding explains"""
+"""distance from `project` that rounding can cause"""
 
 
 def free_phase(
@@ -18,27 +18,27 @@ def free_phase(
     point: FixedPoint,
     more: int | None,
 ) -> None:
-    """The caller's own free phase: every example must end settled."""
+    """Check that the caller's free phase settles every example."""
     status = np.asarray(first.status)
     wrong = int(np.sum(status != Status.settled))
     residual = float(np.max(np.asarray(first.residual)))
     found.facts["free_residual"] = residual
-    if not wrong:
-        found.add("free phase settled", residual, "settled", "holds")
-        return
-    found.add("free phase settled", residual, "settled", "fails")
     advice = "see the dynamics below"
     if point.settled and more is not None:
         advice = f"{more} more steps settle it: use steps={free.steps + more}"
-    found.failures.append(
+    found.add(
+        "free phase settled",
+        residual,
+        "settled",
+        not wrong,
         f"the free phase has not settled: after {free.steps} steps {wrong} of "
-        f"{len(status)} examples move on, residual {number(residual)} (velocity); "
-        f"{advice}."
+        f"{len(status)} examples still move, residual {number(residual)} (velocity); "
+        f"{advice}.",
     )
 
 
 def unsettled(found: Findings, point: FixedPoint, calmer: FixedPoint) -> None:
-    """There is no fixed point to test a theorem at; say why and what to do."""
+    """Fail because there is no fixed point; say why and what to do."""
     name = {
         Status.diverged: "diverges",
         Status.oscillating: "oscillates with period 2",
@@ -56,26 +56,25 @@ def unsettled(found: Findings, point: FixedPoint, calmer: FixedPoint) -> None:
             "cast inside the model"
         )
     limit = f"≤ {point.limit:.3g}"
-    found.add("residual of the fixed point", point.residual, limit, "fails")
-    found.failures.append(
+    found.add(
+        "residual of the fixed point",
+        point.residual,
+        limit,
+        False,
         f"the dynamics {name} at dt={point.dt:g}: residual {number(point.residual)} "
-        f"(velocity) after {point.steps} steps. {advice}."
+        f"(velocity) after {point.steps} steps. {advice}.",
     )
 
 
 def settled(
     found: Findings, point: FixedPoint, outside: float, contracting: float | None
 ) -> bool:
-    """The fixed point: residual, allowed by `project`, stable under the step.
+    """Check the fixed point: its residual, `project`, and stability under the step.
 
-    **Returns:** whether anything can be measured there.
+    **Returns:** whether theorems can be tested there.
     """
-    found.facts.update(
-        residual=point.residual,
-        spectral_radius=point.radius,
-        dt=point.dt,
-        settling_steps=point.steps,
-    )
+    found.facts.update(residual=point.residual, spectral_radius=point.radius)
+    found.facts.update(dt=point.dt, settling_steps=point.steps)
     found.check("residual of the fixed point", point.residual, point.limit)
     found.check(
         "distance of s⁰ from project(s⁰)",
@@ -93,21 +92,21 @@ def settled(
         )
     else:
         why = "the state has a direction without restoring force: give it a curvature"
-    return found.check(
+    return found.add(
         "spectral radius of the step",
         point.radius,
-        STABLE,
+        f"< {STABLE:.3g}",
+        point.radius < STABLE,
         f"the spectral radius of the step at s⁰ is {point.radius:.9g} with "
         f"dt={point.dt:g}; {why}.",
-        strict=True,
     )
 
 
 def several(found: Findings, count: int) -> None:
-    """Other starts, other fixed points: nothing is wrong, but worth knowing."""
+    """Note that displaced starts reach other fixed points, which is no failure."""
     if count:
         found.notes.append(
             f"there are several fixed points: {count} of {found.facts['examples']} "
-            "examples settle elsewhere from a displaced start. Gradients are those of "
+            "examples settle elsewhere from a displaced start. Gradients are taken at "
             "the fixed point that init_state leads to."
         )
