@@ -67,8 +67,8 @@ def same_gradients(name):
 
         @jax.jit
         def split(x, y, key, mesh=mesh):
-            problem = (mesh, estimator, system, cost, x, y, None, key, None)
-            found = _devices.gradient(*problem)
+            batch = _devices.Batch(x, y, None, key, None)
+            found = _devices.gradient(mesh, estimator, (system, cost), batch)
             return found.loss, found.grads, found.cost_grads, found.equilibrium
 
         assert largest(split(x, y, key), expected) < EXACT, (name, devices)
@@ -115,8 +115,8 @@ def rounds_within_the_parts():
 
     def grads(mesh, precision):
         def found(x, y):
-            problem = (mesh, estimator, system, cost, x, y, None, key, None)
-            return _devices.gradient(*problem).grads
+            batch = _devices.Batch(x, y, None, key, None)
+            return _devices.gradient(mesh, estimator, (system, cost), batch).grads
 
         return str(jax.make_jaxpr(rounded(found, precision))(x, y))
 

@@ -17,10 +17,10 @@ import eqprop as ep
 from eqprop.training import (
     config_from_json,
     config_to_json,
+    EpochRecord,
     make_trainer,
     Settings,
 )
-from eqprop.training import _loop
 
 
 def rule(beta=0.1, nudging="centered", steps=20):
@@ -367,7 +367,8 @@ def test_every_setting_is_a_keyword_of_fit_and_a_field_of_a_configuration():
         "on_unsettled": "error",
         "dt": "auto",
     }
-    config = dataclasses.replace(ep.recipe("digits").config, **changed)
+    config = ep.recipe("digits").config
+    config = dataclasses.replace(config, estimator=rule(), **changed)
     fields = dataclasses.fields(Settings)
     assert {field.name for field in fields} == set(changed)
     for field in fields:

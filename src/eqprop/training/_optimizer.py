@@ -211,7 +211,7 @@ def check_bounds(system: Any) -> None:
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError(
             f"{name} returned a {type(projected).__name__} with another structure; it "
-            "must change only the values of the system's arrays, e.g. "
+            "must return the system with new values of its arrays, e.g. "
             "eqx.tree_at(lambda system: system.w, self, jnp.clip(self.w, 0, 1))"
         )
 

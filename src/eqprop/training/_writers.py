@@ -207,7 +207,7 @@ class Writers(Observer):
     def on_epoch(self, state, record):
         values = _numbers(record)
         for name, writer in list(self._open.items()):
-            self._try(name, writer.write, record.epoch, values)
+            self._try(name, writer.write, record["epoch"], values)
         self._inner.on_epoch(state, record)
 
     def on_failure(self, state):
