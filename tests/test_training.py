@@ -15,6 +15,7 @@ from zoo import batch, hopfield, SoftmaxReadout
 
 import eqprop as ep
 from eqprop.training import (
+    _loop,
     config_from_json,
     config_to_json,
     EpochRecord,
