@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import eqprop as ep
-from eqprop.training import _devices, _loop, make_trainer
+from eqprop.training import _devices, _loop, make_trainer, Settings
 
 STEPS = 100
 SIZES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "pred": 1}
@@ -27,18 +27,14 @@ def trainer(devices: int, batch: int):
     model = ep.Hopfield(hidden=(500,))
     system, cost = model.build((784,), 10, jax.random.key(0))
     made = make_trainer(
-        *(system, cost, {"train": (x, y)}),
+        (system, cost),
+        {"train": (x, y)},
+        Settings(epochs=1, batch_size=batch, persistent=True),
         estimator=ep.EquilibriumPropagation(
             ep.Euler(0.5, 20), ep.Euler(0.5, 4), 0.5, "random-sign"
         ),
         optimizer=ep.Optimizer("sgd", (0.05,)),
-        epochs=1,
-        batch_size=batch,
         devices=devices,
-        key=jax.random.key(0),
-        seed=0,
-        persistent=True,
-        shuffle=True,
     )
     return made, made.init(system, cost)
 

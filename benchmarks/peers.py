@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 import eqprop as ep
-from eqprop.training import make_trainer
+from eqprop.training import make_trainer, Settings
 
 BETA, RATE = 0.5, 0.01
 Pool = ep.Convolution
@@ -209,17 +209,11 @@ class Ours:
             nudging="one-sided",
         )
         self.trainer = make_trainer(
-            system,
-            ep.SquaredError(),
-            {"train": (x, y), "validation": None, "test": None},
+            (system, ep.SquaredError()),
+            {"train": (x, y)},
+            Settings(epochs=1000, batch_size=batch),
             estimator=rule,
             optimizer=ep.Optimizer("sgd", (RATE,)),
-            epochs=1000,
-            batch_size=batch,
-            key=jax.random.key(0),
-            seed=0,
-            persistent=False,
-            shuffle=True,
         )
         self.state = self.trainer.init(system, ep.SquaredError())
 

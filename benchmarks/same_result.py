@@ -108,17 +108,11 @@ class Training:
 
     def __init__(self, system: Any, data: Examples, config: ep.Config):
         self.trainer = make_trainer(
-            system,
-            ep.SquaredError(),
+            (system, ep.SquaredError()),
             {"train": data},
+            config.settings,
             estimator=config.estimator,
             optimizer=config.optimizer,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            key=jax.random.key(config.seed),
-            seed=config.seed,
-            persistent=config.persistent,
-            shuffle=config.shuffle,
         )
         self.state = self.trainer.init(system, ep.SquaredError())
         self.steps, self.seconds = 0, 0.0
@@ -138,7 +132,7 @@ class Training:
 
     def error(self, test: Examples) -> float:
         state, free = self.state, self.trainer.estimator.free
-        return evaluate(state.system, state.cost, free, *test)[0]["error"]
+        return evaluate(state.model, free, test)[0]["error"]
 
 
 def train(system: Any, data: Examples, config: ep.Config, epochs: int) -> Training:

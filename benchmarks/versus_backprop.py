@@ -33,7 +33,7 @@ import optax
 
 import eqprop as ep
 from eqprop.data import load
-from eqprop.training import evaluate, make_trainer
+from eqprop.training import evaluate, make_trainer, Settings
 from page import heading
 
 BATCH = 64
@@ -222,9 +222,11 @@ class Settling:
             lambda s: s.weights[0], system, replace_fn=lambda w: scale * w
         )
         self.trainer = make_trainer(
-            system,
-            cost,
+            (system, cost),
             {"train": train},
+            Settings(
+                epochs=epochs, batch_size=BATCH, seed=seed, persistent=rule.persistent
+            ),
             estimator=ep.EquilibriumPropagation(
                 free=ep.Sweep(rule.free),
                 nudged=ep.Sweep(rule.nudged, backward=len(system.links) % 2 == 0),
@@ -232,12 +234,6 @@ class Settling:
                 nudging=rule.nudging,
             ),
             optimizer=ep.Optimizer("adam", (net.rate,), "cosine"),
-            epochs=epochs,
-            batch_size=BATCH,
-            key=jax.random.key(seed),
-            seed=seed,
-            persistent=rule.persistent,
-            shuffle=True,
         )
         state = self.trainer.init(system, cost)
         self.state, self.rest = self._started(state)
@@ -261,8 +257,8 @@ class Settling:
 
     def test(self, x: jax.Array, y: jax.Array) -> float:
         trainer, state = self.trainer, self.state
-        free = SETTLED if trainer.persistent else trainer.estimator.free
-        return evaluate(state.system, state.cost, free, x, y)[0]["error"]
+        free = SETTLED if trainer.settings.persistent else trainer.estimator.free
+        return evaluate(state.model, free, (x, y))[0]["error"]
 
 
 def measure(part: dict, net: Net, data: str) -> list[dict]:

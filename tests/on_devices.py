@@ -19,7 +19,7 @@ from zoo import batch, field, hopfield, SoftmaxReadout
 import eqprop as ep
 from eqprop._precision import rounded
 from eqprop.estimators import settled_only
-from eqprop.training import _devices, make_trainer
+from eqprop.training import _devices, make_trainer, Settings
 
 EXACT = 1e-12
 TIGHT = ep.Euler(0.3, 60, tol=1e-3)
@@ -67,8 +67,8 @@ def same_gradients(name):
 
         @jax.jit
         def split(x, y, key, mesh=mesh):
-            problem = (mesh, estimator, system, cost, x, y, None, key, None)
-            found = _devices.gradient(*problem)
+            batch = _devices.Batch(x, y, None, key, None)
+            found = _devices.gradient(mesh, estimator, (system, cost), batch)
             return found.loss, found.grads, found.cost_grads, found.equilibrium
 
         assert largest(split(x, y, key), expected) < EXACT, (name, devices)
@@ -83,21 +83,18 @@ def same_training():
     system, cost = hopfield(), SoftmaxReadout(jnp.eye(2))
     x, _ = batch(size=22)
     y = jax.nn.one_hot(jnp.argmax(x[:, :2], axis=1), 2)
+    settings = Settings(
+        epochs=2, batch_size=5, persistent=True, on_unsettled="mask", dt="auto"
+    )
     found = {}
     for devices in (1, 3):
         made = make_trainer(
-            *(system, cost, {"train": (x, y), "test": (x[:7], y[:7])}),
+            (system, cost),
+            {"train": (x, y), "test": (x[:7], y[:7])},
+            settings,
             estimator=EP(LOOSE, NUDGED, 0.1, "random-sign"),
             optimizer=ep.Optimizer("adam", (0.01,)),
-            epochs=2,
-            batch_size=5,
             devices=devices,
-            key=jax.random.key(0),
-            seed=0,
-            persistent=True,
-            shuffle=True,
-            on_unsettled="mask",
-            dt="auto",
         )
         state = made.init(system, cost)
         for _ in range(2):
@@ -118,8 +115,8 @@ def rounds_within_the_parts():
 
     def grads(mesh, precision):
         def found(x, y):
-            problem = (mesh, estimator, system, cost, x, y, None, key, None)
-            return _devices.gradient(*problem).grads
+            batch = _devices.Batch(x, y, None, key, None)
+            return _devices.gradient(mesh, estimator, (system, cost), batch).grads
 
         return str(jax.make_jaxpr(rounded(found, precision))(x, y))
 

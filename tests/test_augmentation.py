@@ -11,7 +11,7 @@ import pytest
 import eqprop as ep
 from eqprop.cli import main
 from eqprop.runs import resume, train
-from eqprop.training import make_trainer
+from eqprop.training import make_trainer, Settings
 from eqprop.training._augmentation import augmented
 
 KEY = jax.random.key(0)
@@ -61,14 +61,14 @@ def test_an_example_does_not_depend_on_how_many_there_are():
 def trainer(augment=None, **settings):
     net = ep.HopfieldEnergy((16, 3), key=KEY)
     x, y = jax.random.uniform(KEY, (12, 16)), jnp.eye(3)[jnp.arange(12) % 3]
-    settings = {"persistent": False} | settings
     made = make_trainer(
-        *(net, ep.SquaredError(), {"train": (x, y), "test": (x, y)}),
+        (net, ep.SquaredError()),
+        {"train": (x, y), "test": (x, y)},
+        Settings(epochs=2, batch_size=4, shuffle=False, **settings),
         estimator=ep.EquilibriumPropagation(ep.Sweep(3), ep.Sweep(2), 0.5),
         optimizer=ep.Optimizer("sgd", (0.1,)),
-        **dict(epochs=2, batch_size=4, key=KEY, seed=0, shuffle=False),
+        key=KEY,
         augment=augment,
-        **settings,
     )
     return made, made.init(net, ep.SquaredError())
 
@@ -116,12 +116,12 @@ def test_the_identity_changes_nothing():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ep.ImageAugmentation((4, 4), shift=-1), "shift is -1; give a whole"),
-        (lambda: ep.ImageAugmentation((4, 4), shift=0.5), "shift is 0.5; give a whole"),
+        (lambda: ep.ImageAugmentation((4, 4), shift=-1), "shift is -1; it must be"),
+        (lambda: ep.ImageAugmentation((4, 4), shift=0.5), "shift is 0.5; it must be"),
         (lambda: ep.ImageAugmentation((4, 4), flip=2), "flip is 2; give True or False"),
-        (lambda: ep.ImageAugmentation((16,), shift=1), r"its shape is \(16,\)"),
-        (lambda: ep.ImageAugmentation((4, 4), shift=4), "needs a larger image"),
-        (lambda: trainer(ep.ImageAugmentation((5, 5), 1)), "is no image of shape"),
+        (lambda: ep.ImageAugmentation((16,), shift=1), r"shape is \(16,\)"),
+        (lambda: ep.ImageAugmentation((4, 4), shift=4), "shift is 4"),
+        (lambda: trainer(ep.ImageAugmentation((5, 5), 1)), "must be an image of shape"),
         (lambda: trainer(lambda x, key: x[:3]), "must keep the shape"),
         (lambda: trainer("shift"), "give a function"),
         (lambda: trainer(ep.ImageAugmentation((4, 4), 1), persistent=True), "persist"),
@@ -173,4 +173,4 @@ def test_flags_and_data_without_images(images, tmp_path, capsys):
     data = ["--data", str(tmp_path / "vectors.npz")]
     capsys.readouterr()
     assert main([*few, str(tmp_path / "b"), "--shift", "1", *data]) == 2
-    assert "shift=1: these data are no images" in capsys.readouterr().err
+    assert "shift=1, but the data are not images" in capsys.readouterr().err

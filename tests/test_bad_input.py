@@ -206,7 +206,7 @@ def test_targets_that_are_no_probabilities(x, capsys):
         ("missing", "no run directory there"),
         ("file", "no run directory there"),
         ("empty", "config.json"),
-        ("cut", "config.json is no eqprop configuration"),
+        ("cut", "config.json is not an eqprop configuration"),
         ("other", "'Foo'"),
         ("range", "epochs is -3"),
     ],

@@ -115,7 +115,7 @@ def test_options_of_a_model(model, capsys):
             ("--estimator.free.dt", "0.5", "--estimator.nudged.dt", "0.5"),
             (
                 *("free phase diverged in epoch 1, step 1", "state of", "example"),
-                *("swings", "estimator.free.dt"),
+                *("oscillates", "estimator.free.dt"),
             ),
         ),
         (

@@ -296,7 +296,7 @@ def test_configurations_of_junk(tmp_path):
             except ValueError as error:
                 messages.append(str(error))
     assert len(messages) > 200
-    assert all("config.json is no eqprop config" in message for message in messages)
+    assert all("config.json is not an eqprop config" in message for message in messages)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 import eqprop as ep
 from eqprop.data import digits
-from eqprop.training import make_trainer
+from eqprop.training import make_trainer, Settings
 from eqprop.training._loop import _advance
 
 FRESH = """
@@ -137,18 +137,11 @@ def test_a_chunk_of_steps_never_asks_the_host(x, y, precision):
     """One program without a callback, a loop of steps, and every leaf donated."""
     system = ep.HopfieldEnergy((4, 6, 3), key=jax.random.key(0))
     trainer = make_trainer(
-        system,
-        ep.SquaredError(),
+        (system, ep.SquaredError()),
         {"train": (x, np.eye(3, dtype=np.float32)[y])},
+        Settings(epochs=1, persistent=True, precision=precision),
         optimizer=ep.Optimizer("adam", (1e-3,)),
-        epochs=1,
-        batch_size=20,
         estimator=ep.EquilibriumPropagation(ep.Euler(0.5, 4), ep.Euler(0.5, 2), 0.5),
-        key=jax.random.key(0),
-        seed=0,
-        persistent=True,
-        shuffle=True,
-        precision=precision,
     )
     state = trainer.init(system, ep.SquaredError())
     fixed = (trainer, trainer.order(0), jnp.array(3))

@@ -1,6 +1,7 @@
 """The compiled loop against a plain Python loop, and what a run promises."""
 
 import dataclasses
+import inspect
 import json
 
 import equinox as eqx
@@ -13,8 +14,14 @@ from tolerances import FLOAT32, IDENTITY
 from zoo import batch, hopfield, SoftmaxReadout
 
 import eqprop as ep
-from eqprop.training import config_from_json, config_to_json, make_trainer
-from eqprop.training import _loop
+from eqprop.training import (
+    _loop,
+    config_from_json,
+    config_to_json,
+    EpochRecord,
+    make_trainer,
+    Settings,
+)
 
 
 def rule(beta=0.1, nudging="centered", steps=20):
@@ -29,18 +36,14 @@ def classes(size=22, seed=1):
     return x, jax.nn.one_hot(jnp.argmax(x[:, :2], axis=1), 2)
 
 
-def trainer(system, cost, x, y, **settings):
-    settings = {
-        "estimator": rule(),
-        "optimizer": ep.Optimizer("sgd", (0.1,)),
-        "epochs": 3,
-        "batch_size": 5,
-        "key": jax.random.key(0),
-        "seed": 0,
-        "persistent": False,
-        "shuffle": True,
-    } | settings
-    return make_trainer(system, cost, {"train": (x, y)}, **settings)
+def trainer(system, cost, x, y, optimizer=None, **settings):
+    return make_trainer(
+        (system, cost),
+        {"train": (x, y)},
+        Settings(**{"epochs": 3, "batch_size": 5} | settings),
+        estimator=rule(),
+        optimizer=optimizer or ep.Optimizer("sgd", (0.1,)),
+    )
 
 
 def run_epochs(made, state, epochs):
@@ -238,7 +241,7 @@ def test_optimizer_options_reach_optax(schedule, rate):
     [
         ({"name": "admm"}, "optimizer.name is 'admm'"),
         ({"name": "adm"}, "did you mean 'adam'"),
-        ({"name": "chain"}, "no optimizer of optax"),
+        ({"name": "chain"}, "optimizer.name is .chain"),
         ({"lr": ()}, "optimizer.lr is"),
         ({"lr": (-0.1,)}, "optimizer.lr is"),
         ({"lr": (float("nan"),)}, "optimizer.lr is"),
@@ -352,6 +355,83 @@ def test_configurations_survive_json():
         assert config_from_json(json.loads(text)) == recipe.config
 
 
+def test_every_setting_is_a_keyword_of_fit_and_a_field_of_a_configuration():
+    """Fails if a setting has a second default, or a run does not train with it."""
+    keywords = inspect.signature(ep.fit).parameters
+    changed = {
+        "epochs": 3,
+        "batch_size": 7,
+        "seed": 5,
+        "persistent": True,
+        "shuffle": False,
+        "precision": "bf16",
+        "on_unsettled": "error",
+        "dt": "auto",
+    }
+    config = ep.recipe("digits").config
+    config = dataclasses.replace(config, estimator=rule(), **changed)
+    fields = dataclasses.fields(Settings)
+    assert {field.name for field in fields} == set(changed)
+    for field in fields:
+        assert keywords[field.name].default == field.default != changed[field.name]
+    assert config.settings == Settings(**changed)
+    assert type(config.settings) is Settings
+
+
+def test_a_configuration_of_an_earlier_run_loads():
+    """Fails if the order of the fields in config.json matters, or a default moved."""
+    record = config_to_json(ep.recipe("digits").config)
+    reverse = dict(reversed(record.items()))
+    del reverse["dt"], reverse["on_unsettled"]
+    assert config_from_json(reverse) == ep.recipe("digits").config
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": True}, "epochs is True"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": 2**32}, r"seed is 4294967296; it must be below 2\*\*32"),
+        ({"dt": 0.1}, "dt is 0.1; choose given, auto"),
+    ],
+)
+def test_bad_settings(changed, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**changed)
+
+
+def epoch_record(**changed):
+    means = {"loss": 0.5, "train_error": None, "steps": 3.0, "settled": 1.0}
+    means |= {"oscillating": 0.0, "masked": 0, "residual": 0.25}
+    times = {"seconds": 2.0, "training_seconds": 5.0, "examples_per_second": 8.0}
+    held_out = dict.fromkeys(("val_error", "val_loss", "test_error", "test_loss"))
+    return EpochRecord(
+        epoch=4, relative_change=[0.5], **means, **times, **held_out, **changed
+    )
+
+
+def test_a_record_is_also_a_mapping():
+    """Fails if a name of a line of metrics.jsonl is lost or a new one appears."""
+    record = epoch_record()
+    assert record.seconds == record["seconds"] == record.get("seconds") == 2.0
+    assert record["test_error"] is None
+    assert record.get("dt", "none") == "none"
+    assert "dt" not in record
+    with pytest.raises(KeyError):
+        record["dt"]
+    assert set(epoch_record(dt=0.5)) - set(record) == {"dt"}
+    assert len(record) == len(record.keys()) == 16
+    with pytest.raises(KeyError):
+        record["tset_error"]
+
+
+@pytest.mark.parametrize("changed", [{}, {"dt": 0.5, "test_error_cold": 0.125}])
+def test_a_record_survives_json(changed):
+    record = epoch_record(**changed)
+    read = EpochRecord.from_json(json.loads(json.dumps(record.to_json())))
+    assert read == record == record.to_json()
+
+
 def test_a_rule_with_phases_of_the_users_own_is_for_fit():
     """Fails if a run is kept that could not be read again."""
 
@@ -373,7 +453,7 @@ def test_a_rule_with_phases_of_the_users_own_is_for_fit():
         (lambda: ep.Toy(hidden=-1), "model.hidden is -1"),
         (
             lambda: ep.Hopfield(cost="softmax-readout", output="linear"),
-            "model.output is 'linear', and model.cost softmax-readout",
+            "model.output is 'linear', but model.cost softmax-readout",
         ),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_missing_package_is_named(name, monkeypatch, capsys):
 def test_an_unknown_writer(capsys):
     """Fails if a word that means nothing is passed over."""
     assert cli.main(["train", "--writers", "tensorboard,wanb", "--run", "run"]) == 2
-    assert "'wanb'; choose of tensorboard, wandb, trackio" in capsys.readouterr().err
+    assert "'wanb'; choose tensorboard, wandb, trackio" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..training import Observer
+from ..training import ChunkRecord, Observer
 from ._console import percent
 
 
@@ -60,7 +60,7 @@ class Progress(Observer):
         self._trainer, self._epochs = trainer, epochs
         self._bar.update(self._task, total=epochs * trainer.steps)
 
-    def on_chunk(self, state, record: dict[str, Any]):
+    def on_chunk(self, state, record: ChunkRecord):
         done = (record["epoch"] - 1) * self._trainer.steps + record["step"]
         examples = min(
             record["step"] * self._trainer.batch_size, self._trainer.examples

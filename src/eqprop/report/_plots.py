@@ -1,5 +1,6 @@
 """`curves.png` and `weights.png` of a run directory."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ SHOWN = 100
 
 def draw(
     path: Path,
-    history: list[dict[str, Any]],
+    history: Sequence[Mapping[str, Any]],
     system: Any,
     cost: Any,
     image_shape: tuple[int, ...] | None,
@@ -35,7 +36,7 @@ def draw(
             figure.savefig(path / "weights.png", dpi=120)
 
 
-def _curves(file: Path, history: list[dict[str, Any]], names: list[str]) -> None:
+def _curves(file: Path, history: Sequence[Mapping[str, Any]], names: list[str]) -> None:
     figure, axes = subplots(2, 2, (10, 7))
     epochs = [record["epoch"] for record in history]
 

@@ -23,6 +23,7 @@ from ..training import (
     Config,
     make_trainer,
     Optimizer,
+    Settings,
     TrainingDiverged,
     UserModel,
 )
@@ -108,8 +109,7 @@ def bench(
     once = sum(sum(times) for times in time_rounds(parts, 1, 1e-9).values())
     steps = int(np.clip(2 * seconds / once, 2, TRAINING_STEPS))
     training = _Training(
-        *(system, cost, x, y, steps),
-        **{"estimator": estimator, "optimizer": optimizer, "persistent": persistent},
+        (system, cost), (x, y), steps, estimator, optimizer, persistent
     )
     products, flops = matrix_products(relaxing.dtype)
     jobs = {**products, **relaxing.jobs, **parts, "training": training}
@@ -171,20 +171,18 @@ def _rates(step: list[float], batch: int) -> dict[str, Any]:
 class _Training:
     """An epoch of some steps, as `eqprop train` runs it."""
 
-    def __init__(self, system, cost, x, y, steps: int, **settings: Any):
-        batch = len(jax.tree.leaves(x)[0])
+    def __init__(self, model, examples, steps: int, estimator, optimizer, persistent):
+        batch = len(jax.tree.leaves(examples)[0])
         index = np.arange(steps * batch) % batch
-        examples = jax.tree.map(lambda a: jnp.asarray(a)[index], (x, y))
+        examples = jax.tree.map(lambda a: jnp.asarray(a)[index], examples)
         self.trainer = make_trainer(
-            *(system, cost, {"train": examples}),
-            epochs=PLANNED,
-            batch_size=batch,
-            key=jax.random.key(0),
-            seed=0,
-            shuffle=True,
-            **settings,
+            model,
+            {"train": examples},
+            Settings(epochs=PLANNED, batch_size=batch, persistent=persistent),
+            estimator=estimator,
+            optimizer=optimizer,
         )
-        self.state = self.trainer.init(system, cost)
+        self.state = self.trainer.init(*model)
 
     def __call__(self, repeats: int) -> None:
         for _ in range(repeats):

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,14 +222,14 @@ def fingerprint(array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def best_epoch(history: list[dict[str, Any]]) -> int | None:
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
     """The first epoch of the lowest validation error, or training error without one.
 
     The loss stands in for an error that is not defined, and decides between equal
     ones.  The test set has no say: its error is to stay a measurement.
     """
 
-    def score(record: dict[str, Any]) -> tuple[float, float]:
+    def score(record: Mapping[str, Any]) -> tuple[float, float]:
         kind = ("val_error", "val_loss")
         if record["val_loss"] is None:
             kind = ("train_error", "loss")
@@ -251,7 +252,7 @@ def differences(then: Any, now: Any, name: str = "") -> list[str]:
     return [] if then == now else [f"{name} was {then!r} and is {now!r}"]
 
 
-def _digest_of(record: dict[str, Any]) -> str:
+def _digest_of(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -20,14 +20,21 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._files import write_whole
-from ..training import Config, config_to_json, load_config, RunWarning, UserModel
+from ..training import (
+    Config,
+    config_to_json,
+    EpochRecord,
+    load_config,
+    RunWarning,
+    UserModel,
+)
 from ._checkpoints import Checkpoints, differences
 from ._inputs import check_data, check_system, fingerprints, hash_file
 from ._problem import Problem, split_path
@@ -206,7 +213,7 @@ class RunDirectory:
                 stacklevel=3,
             )
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: EpochRecord) -> None:
         """Add a line to the metrics."""
         with (
             self.keeping(self.metrics_file),
@@ -241,7 +248,7 @@ class RunDirectory:
                 records.append(record)
         return [r for r in records if epochs is None or r["epoch"] <= epochs]
 
-    def rewrite(self, history: list[dict[str, Any]]) -> None:
+    def rewrite(self, history: Sequence[EpochRecord]) -> None:
         """Replace the metrics by these records, whole or not at all."""
         text = "".join(json.dumps(plain(record)) + "\n" for record in history)
         write_whole(self.metrics_file, text)
@@ -249,7 +256,7 @@ class RunDirectory:
 
 def plain(value: Any) -> Any:
     """JSON has no NaN: what is not finite becomes null."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]

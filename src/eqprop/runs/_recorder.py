@@ -6,9 +6,8 @@ Of several processes the first writes, and all stop at the same step.
 import signal
 import threading
 import time
-from typing import Any
 
-from ..training import Config, Observer, TrainState
+from ..training import Config, EpochRecord, Observer, TrainState
 from ..training._processes import any_of, of_first, on_first
 from ._checkpoints import best_epoch
 from ._directory import plain, RunDirectory
@@ -65,7 +64,7 @@ class Recorder(Observer):
         config: Config,
         problem: Problem,
         directory: RunDirectory,
-        history: list[dict[str, Any]],
+        history: list[EpochRecord],
         interrupt: Interrupt,
         inner: Observer,
     ) -> None:

@@ -15,7 +15,7 @@ from ..costs import outputs_of
 from ..relaxations import AbstractRelaxation, relax
 from ..systems import _check, AbstractSystem
 from .. import training
-from ..training import Config, TrainState
+from ..training import Config, EpochRecord, TrainState
 from ..training._step_size import with_dt
 from ._checkpoints import Checkpoint
 from ._directory import RunDirectory
@@ -35,7 +35,7 @@ class Run:
     config: Config
     system: AbstractSystem
     cost: Any
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     problem: Problem
     state: TrainState | None
     """`None` where the data are gone, to which a part of it belongs"""
@@ -101,7 +101,7 @@ def _without_data(
 
     held, static = eqx.partition(model, eqx.is_array)
     model = eqx.combine(jax.tree_util.tree_map_with_path(saved, held), static)
-    history = directory.history()
+    history = [EpochRecord.from_json(entry) for entry in directory.history()]
     return Run(
         directory.path, config, model["system"], model["cost"], history, problem, None
     )
@@ -134,7 +134,7 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
         x = read_inputs(run.problem, x)
     x, y = jax.tree.map(jnp.asarray, (x, y))
     particles = None if run.state is None else run.state.particles.get(split)
-    problem = (run.system, run.cost, _free(run), x, y)
+    problem = ((run.system, run.cost), _free(run), (x, y))
     precision = run.config.precision
     found, _ = training.evaluate(*problem, particles, precision)
     if particles is not None:

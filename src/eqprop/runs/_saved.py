@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..training import Config, config_to_json, TrainState
+from ..training import Config, config_to_json, EpochRecord, TrainState
 from ._checkpoints import Checkpoint, differences, fingerprint
 from ._directory import RunDirectory
 
@@ -20,7 +20,7 @@ class Saved:
     """A state that was saved, its epochs' records, and the seconds of its epoch."""
 
     state: TrainState
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     seconds: float
 
 
@@ -115,7 +115,8 @@ def restore(
         for leaf in leaves
     ]
     state = jax.tree.unflatten(tree, leaves)
-    return Saved(state, list(found.record["history"]), found.record["seconds"])
+    history = [EpochRecord.from_json(entry) for entry in found.record["history"]]
+    return Saved(state, history, found.record["seconds"])
 
 
 def _younger_fields(now: dict[str, Any]) -> dict[str, Any]:

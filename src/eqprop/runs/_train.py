@@ -15,8 +15,9 @@ from ..training import (
     check_writers,
     Config,
     config_to_json,
-    Observer,
+    EpochRecord,
     make_trainer,
+    Observer,
     run_epochs,
     RunWarning,
     Trainer,
@@ -208,24 +209,16 @@ def _start(
 ) -> tuple[Trainer, TrainState]:
     _check_same({**config_to_json(config), "devices": devices})
     trainer = make_trainer(
-        problem.system,
-        problem.cost,
+        (problem.system, problem.cost),
         {
             "train": problem.train,
             "validation": problem.validation,
             "test": problem.test,
         },
+        config.settings,
         estimator=config.estimator,
         optimizer=config.optimizer,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
         key=config.keys()[1],
-        seed=config.seed,
-        persistent=config.persistent,
-        shuffle=config.shuffle,
-        precision=config.precision,
-        on_unsettled=config.on_unsettled,
-        dt=config.dt,
         augment=augmentation(config.shift, config.flip, problem.image_shape),
         devices=devices,
     )
@@ -250,7 +243,7 @@ def _run(
     trainer: Trainer,
     state: TrainState,
     directory: RunDirectory,
-    history: list[dict[str, Any]],
+    history: list[EpochRecord],
     seconds: float,
     observer: Observer | None,
 ) -> Run:
@@ -260,9 +253,7 @@ def _run(
             inner.on_data(str(problem.dataset))
         recorder = Recorder(config, problem, directory, history, interrupt, inner)
         try:
-            state = run_epochs(
-                trainer, state, config.epochs, history, recorder, seconds
-            )
+            state = run_epochs(trainer, state, history, recorder, seconds)
             interrupt.answered = True  # it came too late: the run is done
         except (TrainingDiverged, TrainingInterrupted) as stop:
             # The newest parameters were donated to the loop: curves, but no weights.

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..estimators import ImplicitDifferentiation
 from ..estimators._equilibrium_propagation import _contrast, Nudging
-from ..relaxations._base import Dynamics, initial_state, relax
+from ..relaxations import Dynamics, initial_state, relax
 from ..relaxations._euler import Euler, largest
 from ..relaxations._sweep import Sweep
 from ._exactness import ep_limit

@@ -19,7 +19,7 @@ from ..estimators import (
     VectorFieldEquilibriumPropagation,
 )
 from ..estimators._step import error_signal
-from ..relaxations._base import AbstractRelaxation, relax
+from ..relaxations import AbstractRelaxation, relax
 from ..relaxations._euler import Euler, largest
 from ..systems import _check
 from ..systems._base import AbstractMap, AbstractPrimitive, AbstractSystem

@@ -1,6 +1,7 @@
 """Training: the configuration of a run, its optimizer and its compiled loop.
 
-Fifth stage of the flow: only training knows devices and epochs.
+Training is the fifth stage of the data flow, and the only one that knows devices and
+epochs.
 """
 
 from ._augmentation import (
@@ -17,6 +18,10 @@ from ._diagnosis import (
     RunWarning as RunWarning,
     TrainingDiverged as TrainingDiverged,
 )
+from ._epoch_record import (
+    ChunkRecord as ChunkRecord,
+    EpochRecord as EpochRecord,
+)
 from ._fit import (
     check_program_inputs as check_program_inputs,
     Fit as Fit,
@@ -30,9 +35,8 @@ from ._loop import (
     Examples as Examples,
     Trainer as Trainer,
     TrainState as TrainState,
-    weight_names as weight_names,
 )
-from ._measures import errors_of as errors_of
+from ._measures import errors_of as errors_of, weight_names as weight_names
 from ._models import (
     ACTIVATIONS as ACTIVATIONS,
     DiscreteHopfield as DiscreteHopfield,
@@ -46,6 +50,7 @@ from ._models import (
 )
 from ._processes import WorkerLost as WorkerLost
 from ._optimizer import Optimizer as Optimizer
+from ._settings import Settings as Settings
 from ._writers import (
     AbstractWriter as AbstractWriter,
     check_writers as check_writers,

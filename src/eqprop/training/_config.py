@@ -1,8 +1,8 @@
 """The configuration of a run: a frozen dataclass that a recipe fills in.
 
-Everything that decides a run's result stands here and in the seed.  The command
-line overrides single fields; `config.json` in the run directory holds the resolved
-whole, from which the same run can be made again.
+Together with the versions and the machine it decides the result of a run.  The command
+line overrides single fields; `config.json` in the run directory holds all of them, so
+that the same run can be made again.
 """
 
 import dataclasses
@@ -15,67 +15,62 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from .._precision import check_precision, Precision
 from ..estimators import AbstractEstimator, ESTIMATORS, JacobianHomeostasis
 from ..relaxations import RELAXATIONS
 from ..systems import Convolution
 from ._augmentation import check_augmentation
 from ._models import Hopfield, Model
-from ._faults import check_faults, OnUnsettled, StepSize
-from ._optimizer import check_counts, Optimizer
-
+from ._optimizer import Optimizer
+from ._settings import check_choice, rule_for, Settings
 
 Task = Literal["auto", "classification", "regression"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """All that decides a run."""
+class Config(Settings):
+    """The learning rule, optimizer, network, data and training settings of a run."""
 
     estimator: AbstractEstimator
-    """the learning rule"""
+    """learning rule, which computes the gradient"""
     optimizer: Optimizer
-    """the optax optimizer that follows its gradients"""
+    """optax optimizer, which updates the parameters with the gradient"""
     model: Model = dataclasses.field(default_factory=Hopfield)
-    """the network"""
+    """network"""
     data: str | None = "digits"
-    """digits, mnist, fashion-mnist or a file FILE.npz with arrays x and y"""
+    """digits, mnist, fashion-mnist, or a file FILE.npz with the arrays x and y"""
     validation: int | float = 0
-    """training examples kept for validation: a number (≥ 1) or a fraction (< 1)"""
+    """training examples held out for validation: a number (≥ 1) or a fraction (< 1)"""
     test: float = 0.2
-    """fraction held out as the test set where the data bring none"""
+    """fraction held out for the test if the data have no test set"""
     flatten: bool = True
-    """give the network vectors, not images"""
+    """pass each image to the network as a vector"""
     task: Task = "auto"
-    """what y of a file holds: classification: labels, regression: target values, auto:
-    labels where y is whole numbers [N] or integers, else target values"""
-    epochs: int = 10
-    """passes over the training examples"""
-    batch_size: int = 20
-    """examples per update"""
-    persistent: bool = False
-    """start each free phase from the example's last free equilibrium"""
-    shuffle: bool = True
-    """visit the examples in a new seeded order in each epoch"""
+    """what y of a file holds: classification: labels; regression: target values; auto:
+    labels if y is integers or whole numbers [N], target values otherwise"""
     shift: int = 0
-    """move each training image by up to so many pixels each way, anew in each epoch"""
+    """move each training image by up to this many pixels along each axis, at random in
+    each epoch"""
     flip: bool = False
-    """mirror half of the training images, left for right, anew in each epoch"""
-    precision: Precision = "float32"
-    """operands of matrix products; states, parameters and sums stay float32"""
-    on_unsettled: OnUnsettled = "warn"
-    """examples whose free phase did not settle: error stops at the first, mask leaves
-    them out of the gradient and counts them, warn says at the end how many they were"""
-    dt: StepSize = "given"
-    """step size of the Euler phases: as given to them, or auto, 1/λ of the largest
-    eigenvalue of the network's Jacobian, measured anew at the start of each epoch (the
-    dt of RBP, BPTT and dyadic EP stays as given)"""
-    seed: int = 0
-    """seed of the initial weights, the order and the signs of β"""
+    """mirror half of the training images (left ↔ right), at random in each epoch"""
 
     def __post_init__(self):
         if isinstance(self.data, os.PathLike):
             object.__setattr__(self, "data", os.fspath(self.data))
+        self._check_kinds()
+        record = _encode(self.estimator)
+        try:
+            _decode(record)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"estimator cannot be read back from config.json: {error}; train it "
+                "with ep.fit, which writes no run directory"
+            ) from error
+        check_choice("task", self.task, get_args(Task))
+        check_augmentation(self.shift, self.flip)
+        super().__post_init__()
+        rule_for(self, self.estimator)
+
+    def _check_kinds(self) -> None:
         kinds = {
             "estimator": (AbstractEstimator, "a learning rule of eqprop"),
             "optimizer": (Optimizer, "an ep.Optimizer"),
@@ -87,25 +82,15 @@ class Config:
             if not isinstance(value, kind):
                 found = repr(value) if isinstance(value, str) else type(value).__name__
                 raise ValueError(f"{name} is {found}; give {wanted}")
-        record = _encode(self.estimator)
-        try:
-            _decode(record)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"estimator cannot be read back from config.json: {error}; train it "
-                "with ep.fit, which keeps no run"
-            ) from error
-        if self.task not in get_args(Task):
-            raise ValueError(
-                f"task is {self.task!r}; choose {', '.join(get_args(Task))}"
-            )
-        check_precision(self.precision)
-        check_augmentation(self.shift, self.flip)
-        check_faults(self.on_unsettled, self.dt, self.estimator)
-        check_counts(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of training alone, which a `Trainer` holds."""
+        names = [field.name for field in dataclasses.fields(Settings)]
+        return Settings(**{name: getattr(self, name) for name in names})
 
     def keys(self) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-        """Keys of the initial weights and of the training steps."""
+        """Return the random keys of the initial weights and of the training steps."""
         init, steps = jax.random.split(jax.random.key(self.seed))
         return init, steps
 
@@ -120,15 +105,15 @@ _TYPES = (
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """A JSON object from which `config_from_json` makes the same configuration."""
+    """Return the configuration as a JSON object, which `config_from_json` reads."""
     return _encode(config)
 
 
 def config_from_json(record: dict[str, Any]) -> Config:
-    """The configuration that `config_to_json` wrote."""
+    """Return the configuration that `config_to_json` wrote."""
     config = _decode(record)
     if not isinstance(config, Config):
-        raise ValueError("the record is no eqprop configuration")
+        raise ValueError("the record is not an eqprop configuration")
     return config
 
 
@@ -141,7 +126,7 @@ def load_config(path: Path) -> Config:
             f"{path} does not exist; give a run directory that eqprop train made"
         ) from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no eqprop configuration: {error}") from error
+        raise ValueError(f"{path} is not an eqprop configuration: {error}") from error
 
 
 def _encode(value: Any) -> Any:
@@ -154,8 +139,8 @@ def _encode(value: Any) -> Any:
         return {"type": type(value).__name__, **fields}
     if callable(value):
         raise ValueError(
-            f"estimator holds the function {getattr(value, '__name__', value)!r}, and "
-            "config.json cannot hold a program; train it with ep.fit"
+            f"estimator holds the function {getattr(value, '__name__', value)!r}, but "
+            "config.json cannot hold functions; train it with ep.fit"
         )
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
@@ -168,7 +153,7 @@ def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_decode(item) for item in value)
     if isinstance(value, int) and abs(value) >= 2**32:
-        raise ValueError(f"it holds the number {value}, which is too large")
+        raise ValueError(f"it holds the number {value}; numbers must be below 2**32")
     if not isinstance(value, dict):
         return value
     fields = {name: _decode(item) for name, item in value.items() if name != "type"}
@@ -178,5 +163,5 @@ def _decode(value: Any) -> Any:
     types = {cls.__name__: cls for cls in kinds}
     if value["type"] not in types:
         known = ", ".join(types)
-        raise ValueError(f"it has the type {value['type']!r}; known are {known}")
+        raise ValueError(f"it has the type {value['type']!r}; known types are {known}")
     return types[value["type"]](**fields)

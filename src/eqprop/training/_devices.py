@@ -1,10 +1,10 @@
-"""A batch split over a mesh of devices: what lives where, and how parts are joined.
+"""A batch split over a mesh of D devices: where arrays live, and how parts are joined.
 
-Parameters, optimizer and data are on every device.  Of the persistent states each
-device keeps those of its own examples, N/D rows.  A batch is cut into D equal parts
-in the order of its places; its states travel from and to the devices that keep them.
-A device settles its part inside `jax.shard_map`, so that none waits for another
-within a relaxation, and the parts' gradients are joined by one weighted mean.
+Every device holds the parameters, the optimizer state and the data.  Each device keeps
+the persistent states of its own examples, N/D rows.  A batch is cut into D equal parts
+in the order of its places, and its states travel from and to the devices that keep
+them.  A device settles its part inside `jax.shard_map`, so that no device waits for
+another within a relaxation.  A weighted mean joins the gradients of the parts.
 """
 
 import dataclasses
@@ -22,29 +22,27 @@ from ..estimators import AbstractEstimator, Gradient, Stats
 from ..relaxations import AbstractRelaxation, Equilibrium, relax
 from ..relaxations._keys import DATA_AXIS
 from ..systems import AbstractSystem
+from ._settings import check_whole
 
 EVERYWHERE, BY_EXAMPLE = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
 
 def make_mesh(devices: int | None = None) -> Mesh | None:
-    """The first `devices` of each process, or None where that is a single one.
+    """Make a mesh of the first `devices` of each process; `None` for a single device.
 
-    `None` means one for a program that runs alone, and all devices of all processes
-    where there are several.
+    By default a single process uses one device, and several processes use all of
+    their devices.
     """
-    if isinstance(devices, bool) or not (
-        devices is None or (isinstance(devices, int) and devices >= 1)
-    ):
-        raise ValueError(f"devices is {devices!r}; it must be a whole number ≥ 1")
     found = jax.local_device_count()
     if devices is None:
         devices = 1 if jax.process_count() == 1 else found
+    check_whole("devices", devices, 1)
     if devices > found:
         raise ValueError(
-            f"devices is {devices}, and {jax.default_backend()} has {found} here; give "
-            "at most as many (processors count as one: `eqprop train --devices` and "
-            'jax.config.update("jax_num_cpu_devices", N), before anything else, split '
-            "them)"
+            f"devices is {devices}, but {jax.default_backend()} has {found} here; give "
+            f"at most {found}.  To JAX the CPU is one device; to split it, use `eqprop "
+            'train --devices N`, or call jax.config.update("jax_num_cpu_devices", N) '
+            "before anything else"
         )
     chosen = []
     for process in range(jax.process_count()):
@@ -56,12 +54,12 @@ def make_mesh(devices: int | None = None) -> Mesh | None:
 
 
 def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The arrays of a tree on every device."""
+    """Copy the arrays of a tree to every device."""
     return _placed(tree, mesh, EVERYWHERE)
 
 
 def by_example(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Rows `[examples, …]` shared out over the devices, the last row repeated."""
+    """Share rows `[examples, …]` out over the devices; repeat the last row to fill."""
     if mesh is None:
         return tree
 
@@ -85,7 +83,7 @@ def _placed(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
             data = place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)
-        # Copies, as what is on a device may be donated to a program.
+        # Copy, because a program may take over (donate) the arrays on a device.
         return jax.make_array_from_callback(
             host.shape, sharding, lambda index: np.array(host[index])
         )
@@ -94,7 +92,7 @@ def _placed(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
 
 
 def collected(tree: PyTree, mesh: Mesh | None, rows: int | None = None) -> PyTree:
-    """The tree as host arrays, of the first `rows` rows; every process gets them."""
+    """Return the first `rows` rows of a tree as host arrays, in every process."""
     if mesh is None:
         return tree
     from jax.experimental import multihost_utils
@@ -114,23 +112,24 @@ def collected(tree: PyTree, mesh: Mesh | None, rows: int | None = None) -> PyTre
 
 
 def padded(count: int, mesh: Mesh | None) -> int:
-    """The next multiple of the number of devices."""
+    """Return `count`, rounded up to a multiple of the number of devices."""
     devices = 1 if mesh is None else mesh.size
     return -(-count // devices) * devices
 
 
 def evaluation_batch(examples: int, mesh: Mesh | None) -> int:
-    """How many examples settle at once where nothing is learned.
+    """Return how many examples settle at once in an evaluation.
 
-    A batch steps until its last example has settled, so on a CPU small ones are faster:
-    50 instead of 500 by a third for dense networks, twice for convolutional ones.
+    A batch steps until its last example has settled, so small batches are faster on a
+    CPU.  With 50 instead of 500, dense networks take a third less time and
+    convolutional networks half as long.
     """
     size = 50 if jax.default_backend() == "cpu" else 500
     return padded(min(size, examples), mesh)
 
 
 def held(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
-    """Inside `jax.jit`: keep a tree where it is, whatever the compiler would do."""
+    """Keep the arrays of a tree on their devices, inside `jax.jit`."""
     if mesh is None:
         return tree
     sharding = NamedSharding(mesh, spec)
@@ -142,12 +141,12 @@ def held(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
 
 
 def place_state(state: Any, mesh: Mesh | None) -> Any:
-    """A training state of host arrays on the devices, each row where it lives."""
+    """Copy a training state of host arrays to the devices."""
     return _treat(state, mesh, everywhere, by_example)
 
 
 def collect_state(state: Any, mesh: Mesh | None, rows: dict[str, int]) -> Any:
-    """The state as arrays that any program can use; `rows` counts each split's."""
+    """Return a training state as host arrays; `rows` counts the rows of each split."""
 
     def cut(particles, mesh):
         return {n: collected(tree, mesh, rows[n]) for n, tree in particles.items()}
@@ -156,7 +155,7 @@ def collect_state(state: Any, mesh: Mesh | None, rows: dict[str, int]) -> Any:
 
 
 def hold_state(state: Any, mesh: Mesh | None) -> Any:
-    """`held` for a training state."""
+    """Keep the arrays of a training state on their devices, inside `jax.jit`."""
     return _treat(
         state,
         mesh,
@@ -166,36 +165,47 @@ def hold_state(state: Any, mesh: Mesh | None) -> Any:
 
 
 def _treat(state: Any, mesh: Mesh | None, rest: Callable, rows: Callable) -> Any:
-    """The examples' persistent states treated in one way, all else in another."""
+    """Apply `rows` to the persistent states and `rest` to everything else."""
     if mesh is None:
         return state
     others = rest(dataclasses.replace(state, particles={}), mesh)
     return dataclasses.replace(others, particles=rows(state.particles, mesh))
 
 
+class Batch(eqx.Module):
+    """Examples of one step, with initial states (or `None`), random key and weights."""
+
+    x: PyTree[Array]
+    y: PyTree[Array]
+    state: PyTree[Array] | None
+    key: PRNGKeyArray
+    weight: Float[Array, " batch"] | None
+
+
 def gradient(
     mesh: Mesh | None,
     estimator: AbstractEstimator,
-    system: AbstractSystem,
-    cost: Any,
-    x: PyTree[Array],
-    y: PyTree[Array],
-    state: PyTree[Array] | None,
-    key: PRNGKeyArray,
-    weight: Float[Array, " batch"] | None,
+    model: tuple[AbstractSystem, Any],
+    batch: Batch,
 ) -> Gradient:
-    """The estimator's gradient of a batch, whose length the devices divide.
+    """Return the gradient of a batch, whose length is a multiple of the devices.
 
-    Loss and gradients are Σ W_d g_d / Σ W_d over the devices' weighted means g_d, W_d
-    the sums of their weights; a part without weight adds nothing.
+    Loss and gradients are Σ W_d g_d / Σ W_d, with g_d the weighted mean of device d
+    and W_d the sum of its weights.  A part without weight adds nothing.
     """
-    if mesh is None:
+
+    def part_gradient(whole, split):
+        estimator, (system, cost), key = whole
+        x, y, state, weight = split
         return estimator(system, cost, x, y, state=state, key=key, weight=weight)
 
+    whole = (estimator, model, batch.key)
+    split = (batch.x, batch.y, batch.state, batch.weight)
+    if mesh is None:
+        return part_gradient(whole, split)
+
     def part(whole, split):
-        estimator, system, cost, key = whole
-        x, y, state, weight = split
-        found = estimator(system, cost, x, y, state=state, key=key, weight=weight)
+        found = part_gradient(whole, split)
         used = found.weight
         error = found.stats.values.get("rounding", jnp.zeros(()))
         if used is None:
@@ -208,7 +218,6 @@ def gradient(
         )
         return jax.lax.psum(means, DATA_AXIS), (found.equilibrium, used)
 
-    whole, split = (estimator, system, cost, key), (x, y, state, weight)
     out = (EVERYWHERE, BY_EXAMPLE)
     means, (equilibrium, used) = _over_devices(part, mesh, whole, split, out)
     loss, grads, cost_grads, error = means
@@ -224,9 +233,7 @@ def settled(
     state: PyTree[Array] | None,
     key: PRNGKeyArray,
 ) -> Equilibrium:
-    """The free equilibria of a batch, whose length the devices divide."""
-    if mesh is None:
-        return relax(system, x, relaxation, state=state, key=key)
+    """Return the free equilibria of a batch, a multiple of the devices long."""
 
     def part(whole, split):
         system, relaxation, key = whole
@@ -234,13 +241,15 @@ def settled(
         return relax(system, x, relaxation, state=state, key=key)
 
     whole = (system, relaxation, key)
+    if mesh is None:
+        return part(whole, (x, state))
     return _over_devices(part, mesh, whole, (x, state), BY_EXAMPLE)
 
 
 def _over_devices(
     function: Callable, mesh: Mesh, whole: PyTree, split: PyTree, out: Any
 ) -> Any:
-    """`function(whole, part)` on every device, `split` cut along its first axis."""
+    """Run `function(whole, part)` on every device; cut `split` along its first axis."""
     arrays, static = eqx.partition(whole, eqx.is_array)
     return jax.shard_map(
         lambda arrays, part: function(eqx.combine(arrays, static), part),

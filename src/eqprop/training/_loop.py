@@ -1,9 +1,9 @@
-"""The compiled training loop: it knows batches and devices, and no learning rule.
+"""The compiled training loop: it knows batches and devices, but no learning rule.
 
-An epoch runs in chunks of steps, each one compiled loop with a dynamic number of
-iterations, so nothing is compiled again for a shorter chunk, the last batch or the
-next epoch.  The order of an epoch is a padded array of example numbers; the number
-N (one past the last example) stands for an empty place of the last batch.
+An epoch runs in chunks of steps.  A chunk is one compiled loop with a dynamic number
+of iterations, so a shorter chunk, the last batch or the next epoch compile nothing
+again.  The order of an epoch is a padded array of example numbers.  The number N (one
+past the last example) marks an empty place of the last batch.
 """
 
 import time
@@ -18,24 +18,26 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._precision import rounded
-from ..estimators import AbstractEstimator
+from ..estimators import AbstractEstimator, Gradient
 from ..relaxations import AbstractRelaxation, initial_state, Status
 from ..relaxations._base import with_exact
 from ..relaxations._outside import hear
 from ..systems import AbstractSystem, batch_costs
 from . import _devices, _processes
 from ._augmentation import Augment, augmented
+from ._devices import Batch
 from ._measures import (
     all_finite,
     measure_change,
-    no_change,
     measure_states,
     measure_step,
+    no_change,
     STATE_SUMS,
-    weight_names as weight_names,
+    weight_names,
     zero_sums,
 )
 from ._optimizer import Update
+from ._settings import Settings
 from ._step_size import auto_dt, with_dt
 
 CHUNK_SECONDS = 0.4
@@ -43,14 +45,16 @@ MEASURE_EVERY = 16
 """steps from one batch whose equilibria are measured to the next"""
 
 Examples = tuple[PyTree[Array], PyTree[Array]]
+Model = tuple[AbstractSystem, Any]
+"""a system and its cost"""
 
 
 class TrainState(eqx.Module):
-    """All that changes during training; saving it and loading it is the identity.
+    """Everything that changes during training, which a checkpoint saves.
 
-    `particles` holds the last free equilibrium of every example, by split, where
-    states persist (paper A, section 5; its authors' code keeps those of the
-    validation and test examples too), else nothing.
+    `particles` holds the last free equilibrium of every example, by split, if states
+    persist (paper A, section 5; its authors' code keeps those of the validation and
+    test examples too).  Otherwise it is empty.
     """
 
     system: AbstractSystem
@@ -62,23 +66,22 @@ class TrainState(eqx.Module):
     failed: Bool[Array, ""]
     sums: dict[str, Array]
     dt: Float[Array, ""] | None = None
-    """step size of this epoch's Euler phases where it follows the network"""
+    """step size of this epoch's Euler phases, with `dt="auto"`"""
+
+    @property
+    def model(self) -> Model:
+        """The pair (system, cost)."""
+        return self.system, self.cost
 
 
 class Trainer(eqx.Module):
-    """What stays the same during training: the data, the rule and the optimizer."""
+    """Everything that is fixed during training: data, rule, optimizer, settings."""
 
     estimator: AbstractEstimator
     update: Update
     splits: dict[str, Examples]
     key: PRNGKeyArray
-    seed: int = eqx.field(static=True)
-    batch_size: int = eqx.field(static=True)
-    persistent: bool = eqx.field(static=True)
-    shuffle: bool = eqx.field(static=True)
-    precision: str = eqx.field(static=True, default="float32")
-    on_unsettled: str = eqx.field(static=True, default="warn")
-    auto_dt: bool = eqx.field(static=True, default=False)
+    settings: Settings = eqx.field(static=True)
     augment: Augment | None = eqx.field(static=True, default=None)
     mesh: Mesh | None = eqx.field(static=True, default=None)
 
@@ -88,12 +91,17 @@ class Trainer(eqx.Module):
         return len(jax.tree.leaves(self.splits["train"])[0])
 
     @property
+    def batch_size(self) -> int:
+        """Training examples per update."""
+        return self.settings.batch_size
+
+    @property
     def steps(self) -> int:
         """Updates per epoch."""
         return -(-self.examples // self.batch_size)
 
     def init(self, system: AbstractSystem, cost: Any) -> TrainState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         params = eqx.filter((system, cost), eqx.is_inexact_array)
         if not jax.tree.leaves(params):
             raise ValueError(
@@ -101,7 +109,7 @@ class Trainer(eqx.Module):
                 "floating-point array, so there is nothing to train"
             )
         particles = {}
-        if self.persistent:
+        if self.settings.persistent:
             for name, (x, _) in self.splits.items():
                 particles[name] = initial_state(system, x, None)
         state = TrainState(
@@ -118,22 +126,22 @@ class Trainer(eqx.Module):
         return _copy(state) if self.mesh is None else self.placed(state)
 
     def placed(self, state: TrainState) -> TrainState:
-        """A state of this process's arrays on the devices, each row where it lives."""
+        """Return a state of host arrays on the devices."""
         return _devices.place_state(state, self.mesh)
 
     def collected(self, state: TrainState) -> TrainState:
-        """The state as arrays of this process, the same on any number of devices."""
+        """Return the state as host arrays, the same for any number of devices."""
         leaves = {name: jax.tree.leaves(x) for name, (x, _) in self.splits.items()}
         rows = {name: len(xs[0]) for name, xs in leaves.items()}
         return _devices.collect_state(state, self.mesh, rows)
 
     def trace(self, system: AbstractSystem, cost: Any, x: Any, y: Any) -> None:
-        """Ask the rule for the shapes of its gradient, as a step does afterwards.
+        """Trace the gradient of a batch, to find errors of the model early.
 
-        With a step's own arguments, so that JAX keeps the trace.
+        It uses the arguments of a training step, so that JAX can reuse the trace.
         """
         given: dict[str, Any] = {"key": self.key}
-        if self.persistent:
+        if self.settings.persistent:
             given["state"] = eqx.filter_eval_shape(initial_state, system, x, None)
         if self.examples % self.batch_size:
             given["weight"] = jnp.ones(self.batch_size)
@@ -143,40 +151,43 @@ class Trainer(eqx.Module):
 
     @property
     def _always_exact(self) -> bool:
-        """Whether every batch's residuals are evaluated, since they decide something.
+        """Whether every step evaluates the residuals, because a decision needs them.
 
-        One more velocity a phase is much to training with a few steps a phase; a
-        tolerance needs it in any case.
+        Otherwise few steps do, because it costs one more velocity for each phase.
         """
-        return self.on_unsettled != "warn" or self.estimator.free.tol is not None
+        return self.settings.on_unsettled != "warn" or (
+            self.estimator.free.tol is not None
+        )
 
     def rule(self, state: TrainState) -> AbstractEstimator:
-        """The learning rule with the step size of the state."""
+        """Return the learning rule with the step size of the state."""
         return with_dt(self.estimator, state.dt)
 
     def _dt(self, system: AbstractSystem) -> Float[Array, ""] | None:
-        if not self.auto_dt:
+        if self.settings.dt == "given":
             return None
         system = _devices.everywhere(system, self.mesh)
         dt = auto_dt(system, self.splits["train"][0], self.estimator)
         return _devices.everywhere(dt, self.mesh)
 
     def order(self, epoch: int) -> Int[Array, " places"]:
-        """The example numbers of an epoch, padded with N to whole batches."""
+        """Return the example numbers of an epoch, padded with N to whole batches."""
         order = np.arange(self.examples)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+        if self.settings.shuffle:
+            order = np.random.default_rng([self.settings.seed, epoch]).permutation(
+                order
+            )
         empty = self.steps * self.batch_size - self.examples
         return jnp.asarray(np.pad(order, (0, empty), constant_values=self.examples))
 
     def epoch(self, state: TrainState) -> Iterator[TrainState]:
-        """Run the rest of the state's epoch; yields after every chunk of steps.
+        """Run the rest of the state's epoch; yield the state after each chunk.
 
-        The first chunk is a single step; the others last about CHUNK_SECONDS.
+        The first chunk is a single step; the others take about CHUNK_SECONDS.
         """
         order = _devices.everywhere(self.order(int(state.epoch)), self.mesh)
         stop, length = int(state.step), 1
-        if self.auto_dt and stop == 0:
+        if self.settings.dt == "auto" and stop == 0:
             state = eqx.tree_at(lambda s: s.dt, state, self._dt(state.system))
         while stop < self.steps and not state.failed:
             start, stop = stop, min(stop + length, self.steps)
@@ -191,7 +202,7 @@ class Trainer(eqx.Module):
             yield state
 
     def next_epoch(self, state: TrainState) -> TrainState:
-        """The state at the start of the following epoch."""
+        """Return the state at the start of the next epoch."""
         sums = jax.tree.map(jnp.zeros_like, state.sums)
         fresh = (state.epoch + 1, jnp.array(0), sums)
         return eqx.tree_at(
@@ -201,12 +212,12 @@ class Trainer(eqx.Module):
         )
 
     def batch(self, state: TrainState) -> tuple[PyTree, PyTree, PyTree, Array]:
-        """The batch the state stands at: inputs, targets, initial states, numbers."""
+        """Return inputs, targets, initial states and numbers of the next batch."""
         start = int(state.step) * self.batch_size
         index = self.order(int(state.epoch))[start : start + self.batch_size]
         index = index[index < self.examples]
-        pair = self._examples(index, self.step_key(state))
-        return *pair, self._particles(state, index), index
+        x, y = self._examples(index, self.step_key(state))
+        return x, y, self._particles(state, index), index
 
     def _examples(self, index: Array, key: PRNGKeyArray) -> Examples:
         x, y = _take(self.splits["train"], index)
@@ -215,20 +226,20 @@ class Trainer(eqx.Module):
         return x, y
 
     def step_key(self, state: TrainState) -> PRNGKeyArray:
-        """The randomness of the step the state stands at."""
+        """Return the random key of the next step."""
         return jax.random.fold_in(jax.random.fold_in(self.key, state.epoch), state.step)
 
     def evaluate(self, state: TrainState, split: str) -> tuple[TrainState, dict]:
-        """Measure a held-out split, from its persistent states where they are kept."""
-        x, y = self.splits[split]
+        """Measure a held-out split, from its persistent states if there are any.
+
+        **Returns:** the state with the new persistent states, and the measured means.
+        """
         found, particles = evaluate(
-            state.system,
-            state.cost,
+            state.model,
             self.rule(state).free,
-            x,
-            y,
+            self.splits[split],
             state.particles.get(split),
-            self.precision,
+            self.settings.precision,
             self.mesh,
         )
         if split in state.particles:
@@ -241,63 +252,34 @@ class Trainer(eqx.Module):
         return None if kept is None else _take(kept, index)
 
     def _step(self, state: TrainState, order: Array) -> TrainState:
-        index = jax.lax.dynamic_slice_in_dim(
-            order, state.step * self.batch_size, self.batch_size
-        )
-        # The devices may not divide a batch: its last places are empty then.
-        empty = _devices.padded(self.batch_size, self.mesh) - self.batch_size
-        if empty:
-            index = jnp.pad(index, (0, empty), constant_values=self.examples)
-        weight = None
-        if empty or self.examples % self.batch_size:
-            weight = (index < self.examples).astype(float)
-        key = self.step_key(state)
-        x, y = self._examples(index, key)
-        particles = self._particles(state, index)
+        index, batch = self._next_batch(state, order)
         exact = True if self._always_exact else state.step % MEASURE_EVERY == 0
         rule = with_exact(self.rule(state), exact)
-        gradient = _devices.gradient(
-            *(self.mesh, rule, state.system, state.cost),
-            *(x, y, particles, key, weight),
-        )
-        grads = (gradient.grads, gradient.cost_grads)
+        gradient = _devices.gradient(self.mesh, rule, state.model, batch)
         kept = index < self.examples
-        status = gradient.equilibrium.status
-        unsettled = kept & (status != Status.settled)
         used = kept if gradient.weight is None else kept & (gradient.weight > 0)
-        wrong = kept & (status == Status.diverged)
-        if self.on_unsettled == "mask":
-            wrong = jnp.zeros_like(kept)
-        if self.on_unsettled == "error":
-            wrong |= unsettled
-
-        healthy = all_finite((gradient.loss, grads)) & ~jnp.any(wrong)
-        system, cost, optimizer_state, change, healthy = self._move(
-            state, grads, healthy
-        )
-        kept_particles = state.particles
-        if "train" in kept_particles:
+        grads = (gradient.grads, gradient.cost_grads)
+        healthy = all_finite((gradient.loss, grads)) & ~self._wrong(gradient, kept)
+        model, optimizer_state, change, healthy = self._move(state, grads, healthy)
+        particles = state.particles
+        if "train" in particles:
+            keeps = healthy & kept & (gradient.equilibrium.status != Status.diverged)
             nowhere = _devices.padded(self.examples, self.mesh)
-            keeps = healthy & kept & (status != Status.diverged)
             place = jnp.where(keeps, index, nowhere)
-            settled = jax.tree.map(
-                lambda all_, new: all_.at[place].set(new, mode="drop"),
-                kept_particles["train"],
-                gradient.equilibrium.state,
-            )
-            kept_particles = kept_particles | {"train": settled}
-        problem = (state.system, state.cost, gradient, y)
-        batch = measure_step(*problem, kept, used, kept & exact)
-        batch |= change
+            equilibria = gradient.equilibrium.state
+            moved = _put(particles["train"], place, equilibria)
+            particles = particles | {"train": moved}
+        counted = (kept, used, kept & exact)
+        batch_sums = measure_step(state.model, gradient, batch.y, *counted) | change
         sums = {
             name: state.sums[name] + jnp.where(healthy, value, 0)
-            for name, value in batch.items()
+            for name, value in batch_sums.items()
         }
         moved = TrainState(
-            system=system,
-            cost=cost,
+            system=model[0],
+            cost=model[1],
             optimizer_state=optimizer_state,
-            particles=kept_particles,
+            particles=particles,
             epoch=state.epoch,
             step=state.step + healthy,
             failed=~healthy,
@@ -306,15 +288,41 @@ class Trainer(eqx.Module):
         )
         return _devices.hold_state(moved, self.mesh)
 
-    def _move(self, state: TrainState, grads: PyTree, healthy: Array) -> tuple:
-        """Model and optimizer after a healthy step, the change, and its health.
+    def _next_batch(self, state: TrainState, order: Array) -> tuple[Array, Batch]:
+        """Return the example numbers and the examples of the next batch."""
+        index = jax.lax.dynamic_slice_in_dim(
+            order, state.step * self.batch_size, self.batch_size
+        )
+        # If the devices do not divide a batch, its last places are empty.
+        empty = _devices.padded(self.batch_size, self.mesh) - self.batch_size
+        if empty:
+            index = jnp.pad(index, (0, empty), constant_values=self.examples)
+        weight = None
+        if empty or self.examples % self.batch_size:
+            weight = (index < self.examples).astype(float)
+        key = self.step_key(state)
+        x, y = self._examples(index, key)
+        return index, Batch(x, y, self._particles(state, index), key, weight)
 
-        A failed step changes nothing, so that what is saved is still good; of an
-        update that overflows, of a finite gradient, only the optimizer knows.  (It
-        stands within the branch, and so do the checks: choosing between its results
-        and what was there before would be another pass over memory.)
+    def _wrong(self, gradient: Gradient, kept: Array) -> Bool[Array, ""]:
+        """Return whether an example of the batch stops the training."""
+        status = gradient.equilibrium.status
+        wrong = kept & (status == Status.diverged)
+        if self.settings.on_unsettled == "mask":
+            wrong = jnp.zeros_like(kept)
+        if self.settings.on_unsettled == "error":
+            wrong |= kept & (status != Status.settled)
+        return jnp.any(wrong)
+
+    def _move(self, state: TrainState, grads: PyTree, healthy: Array) -> tuple:
+        """Return model, optimizer state and change after a step, and its health.
+
+        A failed step changes nothing, so that the saved state stays good.  An update
+        can overflow although the gradient is finite, so the check follows the update.
+        Update and check are inside the branch: to choose between the results outside
+        of it would be another pass over memory.
         """
-        params, rest = eqx.partition((state.system, state.cost), eqx.is_inexact_array)
+        params, rest = eqx.partition(state.model, eqx.is_inexact_array)
         before = state.optimizer_state
 
         def move():
@@ -328,12 +336,12 @@ class Trainer(eqx.Module):
             return params, before, no_change(params), jnp.array(False)
 
         moved, optimizer_state, change, healthy = jax.lax.cond(healthy, move, stay)
-        return *eqx.combine(moved, rest), optimizer_state, change, healthy
+        return eqx.combine(moved, rest), optimizer_state, change, healthy
 
 
 @eqx.filter_jit
 def _copy(state: TrainState) -> TrainState:
-    """Every buffer is donated to the first chunk: none may be shared."""
+    """Copy all arrays, because the first chunk donates every buffer once."""
     return jax.tree.map(
         lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state
     )
@@ -341,7 +349,7 @@ def _copy(state: TrainState) -> TrainState:
 
 @eqx.filter_jit(donate="all-except-first")
 def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainState:
-    """Step until `state.step` is `stop` or a step has failed."""
+    """Step until `state.step` is `stop` or a step fails."""
     trainer, order, stop = fixed
     arrays, static = eqx.partition(state, eqx.is_array)
 
@@ -352,63 +360,67 @@ def _advance(fixed: tuple[Trainer, Array, Array], state: TrainState) -> TrainSta
         moved = trainer._step(eqx.combine(arrays, static), order)
         return eqx.filter(moved, eqx.is_array)
 
-    step = rounded(body, trainer.precision)
+    step = rounded(body, trainer.settings.precision)
     return eqx.combine(jax.lax.while_loop(running, step, arrays), static)
 
 
 def evaluate(
-    system: AbstractSystem,
-    cost: Any,
+    model: Model,
     relaxation: AbstractRelaxation,
-    x: PyTree[Array],
-    y: PyTree[Array],
+    examples: Examples,
     particles: PyTree[Array] | None = None,
     precision: str = "float32",
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], PyTree[Array] | None]:
-    """Means over examples that settle freely, and their equilibria if kept.
+    """Return means over the free equilibria of examples, and the new `particles`.
 
-    The states start from `particles`, or from `init_state` where `None`.  The error
-    is `None` where y holds no classes.
+    The states start from `particles`, or from `init_state` if `None`.  The error is
+    `None` if the targets are not classes.
     """
-    problem = (system, cost, relaxation, x, y, particles)
-    sums, particles = hear(_evaluate, *problem, precision, mesh)
-    examples = len(jax.tree.leaves(x)[0])
-    found = {name: float(value) / examples for name, value in sums.items()}
+    sums, particles = hear(
+        _evaluate, model, relaxation, examples, particles, precision, mesh
+    )
+    count = len(jax.tree.leaves(examples)[0])
+    found = {name: float(value) / count for name, value in sums.items()}
     error = found.pop("errors")
     return {"error": None if np.isnan(error) else error, **found}, particles
 
 
 @eqx.filter_jit
-def _evaluate(system, cost, relaxation, x, y, particles, precision, mesh):
-    examples = len(jax.tree.leaves(x)[0])
-    size = _devices.evaluation_batch(examples, mesh)
+def _evaluate(model, relaxation, examples, particles, precision, mesh):
+    system, cost = model
+    x, y = examples
+    count = len(jax.tree.leaves(x)[0])
+    size = _devices.evaluation_batch(count, mesh)
 
     def add(k, carry):
         sums, particles = carry
         index = k * size + jnp.arange(size)
-        kept = index < examples
+        kept = index < count
         inputs, targets = _take(x, index), _take(y, index)
         start = None if particles is None else _take(particles, index)
-        key = jax.random.fold_in(jax.random.key(0), k)  # for those that draw noise
+        key = jax.random.fold_in(jax.random.key(0), k)  # for relaxations with noise
         equilibrium = _devices.settled(mesh, system, inputs, relaxation, start, key)
         if particles is not None:
-            place = jnp.where(kept, index, _devices.padded(examples, mesh))
-            particles = jax.tree.map(
-                lambda all_, new: all_.at[place].set(new, mode="drop"),
-                particles,
-                equilibrium.state,
-            )
+            place = jnp.where(kept, index, _devices.padded(count, mesh))
+            particles = _put(particles, place, equilibrium.state)
             particles = _devices.held(particles, mesh, _devices.BY_EXAMPLE)
         loss = batch_costs(system, cost, inputs, targets, equilibrium.state)
-        measured = measure_states(system, cost, equilibrium, targets, kept)
+        measured = measure_states(model, equilibrium, targets, kept)
         measured["loss"] = jnp.sum(jnp.where(kept, loss, 0))
         return {name: sums[name] + measured[name] for name in sums}, particles
 
     zero = {name: jnp.zeros(()) for name in STATE_SUMS}
     step = rounded(add, precision)
-    return jax.lax.fori_loop(0, -(-examples // size), step, (zero, particles))
+    return jax.lax.fori_loop(0, -(-count // size), step, (zero, particles))
 
 
 def _take(tree: PyTree[Array], index: Array) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), tree)
+
+
+def _put(tree: PyTree[Array], place: Array, new: PyTree[Array]) -> PyTree[Array]:
+    """Replace rows of a tree; places past the end are ignored."""
+    return jax.tree.map(
+        lambda rows, own: rows.at[place].set(own, mode="drop"), tree, new
+    )

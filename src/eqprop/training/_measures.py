@@ -1,4 +1,8 @@
-"""What the loop measures of a step: errors, and how much the weights changed."""
+"""The measurements of training: errors, settled examples, changes of the weights.
+
+The compiled loop adds up sums over an epoch; `metrics` turns them into the means of a
+record.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,14 +24,14 @@ CHANGE_EVERY = 16
 
 
 def weight_names(system: AbstractSystem, cost: Any) -> list[str]:
-    """The parameters whose relative change ‖ΔW‖/‖W‖ is recorded."""
+    """Return the names of the parameters whose relative change ‖ΔW‖/‖W‖ is recorded."""
     params = eqx.filter((system, cost), eqx.is_inexact_array)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [parameter_name(path) for path, leaf in leaves if _is_weight(leaf, params)]
 
 
 def measure_change(step, params, moved) -> dict[str, Array]:
-    """‖ΔW‖/‖W‖ of every weight, measured at one step in CHANGE_EVERY."""
+    """Return ‖ΔW‖/‖W‖ of every weight, measured at every CHANGE_EVERY-th step."""
     pairs = [
         (old, new)
         for old, new in zip(
@@ -38,7 +42,7 @@ def measure_change(step, params, moved) -> dict[str, Array]:
 
     def measure():
         norms = [(norm(new - old), norm(old)) for old, new in pairs]
-        # Weights that are all zero have no relative change: it counts as 0.
+        # The relative change of weights that are all zero counts as 0.
         ratios = [jnp.where(old > 0, change / old, 0) for change, old in norms]
         return {"change": jnp.stack(ratios).astype(float), "changes": jnp.ones(())}
 
@@ -46,24 +50,24 @@ def measure_change(step, params, moved) -> dict[str, Array]:
 
 
 def no_change(params) -> dict[str, Array]:
-    """What `measure_change` adds where nothing is measured."""
+    """Return the sums of a step at which no change is measured."""
     weights = sum(_is_weight(leaf, params) for leaf in jax.tree.leaves(params))
     return {"change": jnp.zeros(weights), "changes": jnp.zeros(())}
 
 
 RESIDUAL_SUMS = ("settled", "oscillating", "residual")
-"""sums over the examples whose residual was evaluated at their equilibrium"""
+"""sums over the measured examples (their residual is evaluated at the equilibrium)"""
 STATE_SUMS = ("loss", "errors", "steps", *RESIDUAL_SUMS)
 
 
 def zero_sums(weights: int) -> dict[str, Array]:
-    """The sums of an epoch before its first step."""
+    """Return the sums of an epoch before its first step."""
     names = ("examples", "used", "measured", "rounding", "changes", *STATE_SUMS)
     return {name: jnp.zeros(()) for name in names} | {"change": jnp.zeros(weights)}
 
 
 def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
-    """Means over the epoch so far, as plain numbers."""
+    """Return the means over the epoch so far, as fields of a record."""
     sums = {name: np.asarray(value) for name, value in sums.items()}
     examples, changes = (max(float(sums[name]), 1) for name in ("examples", "changes"))
     error = float(sums["errors"]) / examples
@@ -81,20 +85,21 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mean_rounding(sums: Mapping[str, Any]) -> float:
-    """The mean of the steps' estimates `stats["rounding"]` so far."""
+    """Return the mean of `stats["rounding"]` over the steps so far."""
     total, used = (float(np.asarray(sums[name])) for name in ("rounding", "used"))
     return total / max(used, 1)
 
 
-def measure_step(system, cost, gradient, y, kept, used, measured) -> dict[str, Array]:
-    """What one step adds to the epoch's sums.
+def measure_step(model, gradient, y, kept, used, measured) -> dict[str, Array]:
+    """Return what one step adds to the sums of the epoch.
 
-    The loss is that of the `used` examples; of the `measured` ones the residual was
-    evaluated at the equilibrium.
+    - `kept`: places of the batch that hold an example.
+    - `used`: examples in the gradient; the loss is theirs.
+    - `measured`: examples whose residual was evaluated at the equilibrium.
     """
-    # A masked example that diverged has no numbers to add, and no right answer.
+    # A masked example that diverged has no numbers to add; it counts as an error.
     diverged = kept & (gradient.equilibrium.status == Status.diverged)
-    states = measure_states(system, cost, gradient.equilibrium, y, kept & ~diverged)
+    states = measure_states(model, gradient.equilibrium, y, kept & ~diverged)
     exact = measure_equilibria(gradient.equilibrium, measured & ~diverged)
     count = jnp.sum(used)
     return {
@@ -109,8 +114,9 @@ def measure_step(system, cost, gradient, y, kept, used, measured) -> dict[str, A
     }
 
 
-def measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
-    """Sums over the kept examples of a batch of equilibria."""
+def measure_states(model, equilibrium, y, kept) -> dict[str, Array]:
+    """Return sums over the kept examples of a batch of equilibria."""
+    system, cost = model
     prediction = jax.vmap(system.readout)(equilibrium.state)
     sums = {
         "errors": errors_of(jax.vmap(partial(outputs_of, cost))(prediction), y),
@@ -121,7 +127,7 @@ def measure_states(system, cost, equilibrium, y, kept) -> dict[str, Array]:
 
 
 def measure_equilibria(equilibrium, kept) -> dict[str, Array]:
-    """The sums of RESIDUAL_SUMS over the kept examples."""
+    """Return RESIDUAL_SUMS over the kept examples."""
     values = (
         equilibrium.status == Status.settled,
         equilibrium.status == Status.oscillating,
@@ -132,10 +138,10 @@ def measure_equilibria(equilibrium, kept) -> dict[str, Array]:
 
 
 def errors_of(prediction: Array, y: Any) -> Float[Array, " batch"]:
-    """1 where the largest output is not the labelled one; NaN for other targets.
+    """Return 1 if the largest output is not that of the label, 0 if it is.
 
-    Labels are integers `[batch]` or one-hot rows `[batch, classes]`; a single row
-    that is not one-hot makes the mean NaN, which is reported as no error at all.
+    Labels are integers `[batch]` or one-hot rows `[batch, classes]`.  For other targets
+    the error is NaN, so that the mean error of the examples is reported as `None`.
     """
     batch = prediction.shape[0]
     if prediction.ndim != 2 or not hasattr(y, "dtype"):
@@ -149,10 +155,10 @@ def errors_of(prediction: Array, y: Any) -> Float[Array, " batch"]:
     return jnp.full(batch, jnp.nan)
 
 
-def alignment(system: AbstractSystem) -> dict[str, list[float]]:
-    """tr(W Bᵀ) and the angle between W and B (degrees), of each pair of counterparts.
+def alignment(system: AbstractSystem) -> dict[str, Any]:
+    """Return tr(W Bᵀ) and the angle (degrees) for each pair of counterparts W and B.
 
-    Of systems that declare `reciprocal()`; nothing of others (paper C, figure 3).
+    The result is empty if the system does not declare `reciprocal()` (paper C, fig. 3).
     """
     declared = system.reciprocal()
     if declared is None:
@@ -162,7 +168,7 @@ def alignment(system: AbstractSystem) -> dict[str, list[float]]:
         for members in declared
     )
     if [w.size for w in forward] != [b.size for b in backward]:
-        return {}  # no pairs: a rule that needs them refuses the system
+        return {}  # not in pairs; a rule that needs pairs refuses the system
     traces, angles = [], []
     for w, b in zip(forward, backward, strict=True):
         cosine = w @ b / max(np.linalg.norm(w) * np.linalg.norm(b), 1e-30)
@@ -172,14 +178,15 @@ def alignment(system: AbstractSystem) -> dict[str, list[float]]:
 
 
 def _is_weight(leaf: Array, params: PyTree) -> bool:
-    """Matrices and kernels; every parameter of a model that has none of them."""
+    """Return whether a leaf is a matrix or kernel, or the model has no such leaf."""
     return leaf.ndim >= 2 or all(p.ndim < 2 for p in jax.tree.leaves(params))
 
 
 def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether all numbers are, by their sums over the last axis.
+    """Return whether all numbers are finite, from sums over the last axis.
 
-    Those are products of matrices, which XLA computes three times faster on CPUs.
+    The sums are written as matrix products, which XLA computes three times faster on a
+    CPU.
     """
     leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(tree)]
     sums = [

@@ -1,4 +1,4 @@
-"""The networks that a configuration can name, each built for the data it meets."""
+"""The networks of a configuration; `build` makes the system and cost for the data."""
 
 import abc
 import dataclasses
@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import costs, systems
 from ..systems._layered import Options
+from ._settings import check_choice
 
 ACTIVATIONS = {
     "hard-sigmoid": systems.hard_sigmoid,
@@ -32,22 +33,22 @@ InitializerName = Literal["glorot", "fan-in", "gain"]
 
 @dataclasses.dataclass(frozen=True)
 class LayeredModel(abc.ABC):
-    """What the layered networks share; input and output follow from the data."""
+    """The options of all layered networks; the data set the inputs and outputs."""
 
     hidden: tuple[int, ...] = (500,)
-    """units of each hidden layer, input side first, after the convolutions"""
+    """units of each hidden layer after the convolutions, input side first"""
     convolutions: tuple[systems.Convolution, ...] = ()
-    """convolutional layers on an image, e.g. 32:5:max (channels:kernel:pool)"""
+    """convolutional layers, e.g. 32:5:max (channels:kernel:pool)"""
     activation: ActivationName = "hard-sigmoid"
-    """ρ of the hidden layers"""
+    """activation ρ of the hidden layers"""
     output: ActivationName = "hard-sigmoid"
-    """ρ of the output layer"""
+    """activation ρ of the output layer"""
     initializer: InitializerName = "glorot"
     """initial weights: glorot (paper A), fan-in (paper D), gain (Scellier 2023)"""
     gain: float | None = None
-    """gain of the initializer 'gain' (dimensionless)"""
+    """scale of the initial weights, for --model.initializer gain (dimensionless)"""
     cost: Literal["squared-error", "cross-entropy", "softmax-readout"] = "squared-error"
-    """C(ŷ, y) of one example; softmax-readout: the output layer leaves the dynamics"""
+    """cost C(ŷ, y); softmax-readout: the output layer is not part of the dynamics"""
 
     def __post_init__(self):
         _check_words(
@@ -60,25 +61,26 @@ class LayeredModel(abc.ABC):
         unread = self.output not in (type(self).output, self.activation)
         if self.cost == "softmax-readout" and unread:
             raise ValueError(
-                f"model.output is {self.output!r}, and model.cost softmax-readout "
-                "reads the last hidden layer; leave out model.output"
+                f"model.output is {self.output!r}, but model.cost softmax-readout has "
+                "no output layer in the dynamics; leave out model.output"
             )
         if not isinstance(self.hidden, tuple) or any(
             not isinstance(n, int) or n < 1 for n in self.hidden
         ):
             raise ValueError(
-                f"model.hidden is {self.hidden!r}; give whole numbers ≥ 1, one for "
-                "each hidden layer, e.g. (500,)"
+                f"model.hidden is {self.hidden!r}; give a whole number ≥ 1 for each "
+                "hidden layer, e.g. (500,)"
             )
         if self.cost == "softmax-readout" and not self.hidden:
             raise ValueError(
-                "model.cost softmax-readout reads the last hidden layer; give "
-                "model.hidden at least one"
+                "model.hidden is (), but model.cost softmax-readout reads the last "
+                "hidden layer; give at least one, e.g. (500,)"
             )
         if (self.gain is not None) != (self.initializer == "gain"):
             raise ValueError(
-                f"model.gain is {self.gain} and model.initializer {self.initializer}: "
-                "a gain belongs to the initializer 'gain', and only to it"
+                f"model.gain is {self.gain} and model.initializer is "
+                f"{self.initializer}; the initializer 'gain' needs a gain, and the "
+                "others take none"
             )
         if self.gain is not None and not 0 < self.gain < float("inf"):
             raise ValueError(
@@ -88,7 +90,7 @@ class LayeredModel(abc.ABC):
     def build(
         self, input_shape: tuple[int, ...], outputs: int, key: PRNGKeyArray
     ) -> tuple[systems.AbstractSystem, costs.AbstractCost]:
-        """The system and cost for examples of this shape."""
+        """Return the system and cost for examples of this shape."""
         initializer: systems.Initializer = systems.glorot_uniform
         if self.initializer == "fan-in":
             initializer = systems.fan_in_uniform
@@ -105,18 +107,18 @@ class LayeredModel(abc.ABC):
         sizes = (inputs, *self.convolutions, *self.hidden)
         if self.cost != "softmax-readout":
             return self.network((*sizes, outputs), key, options), COSTS[self.cost]
-        # The last hidden layer is read by the softmax layer, and keeps its own ρ.
+        # The softmax layer reads the last hidden layer, which keeps its activation.
         key, readout_key = jax.random.split(key)
         options["output"] = options["activation"]
         readout = costs.SoftmaxReadout(self.hidden[-1], outputs, key=readout_key)
         return self.network(sizes, key, options), readout
 
     def _image(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(height, width, channels) of an example, its one channel added."""
+        """Return (height, width, channels) of an example; add the channel if needed."""
         if len(shape) not in (2, 3):
             raise ValueError(
-                f"model.convolutions need images, and an example has shape {shape}; "
-                "use --no-flatten with data of shape [N, height, width] or [N, height, "
+                f"model.convolutions need images, but an example has shape {shape}; "
+                "use --no-flatten and data of shape [N, height, width] or [N, height, "
                 "width, channels]"
             )
         return (*shape, 1)[:3]
@@ -125,7 +127,7 @@ class LayeredModel(abc.ABC):
     def network(
         self, sizes: Any, key: PRNGKeyArray, options: Options
     ) -> systems.AbstractSystem:
-        """The system of these sizes."""
+        """Return the system with layers of these sizes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +140,10 @@ class Hopfield(LayeredModel):
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteHopfield(LayeredModel):
-    """The same network as a primitive function, Φ = ½‖s‖² − εE (paper D)."""
+    """The Hopfield network as a primitive function, Φ = ½‖s‖² − εE (paper D)."""
 
     dt: float = 0.5
-    """ε, in units of the neurons' time constant; its steps are those of dt = 1"""
+    """ε, in units of the neurons' time constant; relax it with steps of dt = 1"""
 
     def network(self, sizes, key, options):
         inner = systems.HopfieldEnergy(sizes, key=key, **options)
@@ -150,10 +152,10 @@ class DiscreteHopfield(LayeredModel):
 
 @dataclasses.dataclass(frozen=True)
 class XieSeung(LayeredModel):
-    """Xie & Seung's network: Hopfield's with feedback scaled by γ (paper A, eq 33)."""
+    """Xie & Seung: a Hopfield network with weaker feedback (paper A, eq 33)."""
 
     gamma: float = 0.1
-    """γ, the strength of the feedback, in (0, 1]"""
+    """strength γ of the feedback, in (0, 1]"""
 
     def network(self, sizes, key, options):
         return systems.XieSeungEnergy(sizes, gamma=self.gamma, key=key, **options)
@@ -161,7 +163,7 @@ class XieSeung(LayeredModel):
 
 @dataclasses.dataclass(frozen=True)
 class Prototypical(LayeredModel):
-    """Paper D's network with σ outside of Φ; its steps are those of dt = 1."""
+    """Paper D's network with σ outside of Φ; relax it with steps of dt = 1."""
 
     def network(self, sizes, key, options):
         return systems.PrototypicalNetwork(sizes, key=key, **options)
@@ -172,10 +174,10 @@ class Leaky(LayeredModel):
     """Paper C's leaky integrators with untied forward and backward weights."""
 
     angle: float | None = 0.0
-    """angle between forward and backward weights at the start, in degrees; None:
-    drawn anew"""
+    """initial angle between forward and backward weights (degrees); None: draw the
+    backward weights independently"""
     discrete: bool = False
-    """s ← ρ(drive) at steps of dt = 1"""
+    """discrete dynamics s ← ρ(drive), with steps of dt = 1"""
 
     def network(self, sizes, key, options):
         return systems.LeakyIntegrator(
@@ -185,24 +187,24 @@ class Leaky(LayeredModel):
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """Paper D's toy network: inputs, hidden units and outputs all joined."""
+    """Paper D's toy network: all units are connected."""
 
     hidden: int = 50
-    """hidden units"""
+    """number of hidden units"""
     activation: ActivationName = "tanh"
-    """ρ of all units"""
+    """activation ρ of all units"""
     cost: Literal["squared-error", "cross-entropy"] = "squared-error"
-    """C(ŷ, y) of one example"""
+    """cost C(ŷ, y)"""
 
     def __post_init__(self):
         _check_words(self, activation=ACTIVATIONS, cost=COSTS)
         if not isinstance(self.hidden, int) or self.hidden < 0:
             raise ValueError(
-                f"model.hidden is {self.hidden!r}; give one whole number ≥ 0, e.g. 50"
+                f"model.hidden is {self.hidden!r}; give a whole number ≥ 0, e.g. 50"
             )
 
     def build(self, input_shape, outputs, key):
-        """The system and cost for examples of this shape."""
+        """Return the system and cost for examples of this shape."""
         inputs = math.prod(input_shape)
         system = systems.toy_network(
             key=key,
@@ -216,19 +218,16 @@ class Toy:
 
 @dataclasses.dataclass(frozen=True)
 class UserModel:
-    """FILE.py:NAME, a function of no arguments: (system, cost, x, y)."""
+    """A model of your own: a function that returns (system, cost, x, y)."""
 
     path: str
-    """FILE.py:NAME"""
+    """FILE.py:NAME of the function, which takes no arguments"""
 
 
 def _check_words(model: Any, **known: Collection[str]) -> None:
-    """A `ValueError` for a field of `model` that is none of its words."""
+    """Raise `ValueError` if a field of `model` is not one of its known words."""
     for name, words in known.items():
-        if getattr(model, name) not in words:
-            raise ValueError(
-                f"model.{name} is {getattr(model, name)!r}; choose " + ", ".join(words)
-            )
+        check_choice(f"model.{name}", getattr(model, name), words)
 
 
 Model = Hopfield | DiscreteHopfield | XieSeung | Prototypical | Leaky | Toy | UserModel

@@ -1,4 +1,8 @@
-"""Named optax optimizers with a learning rate per layer, and the update of a step."""
+"""Optax optimizers by name, with a learning rate per layer, and the update of a step.
+
+`Optimizer` is part of a configuration.  `make_update` wraps its transformation in an
+`Update`, which the compiled loop calls.
+"""
 
 import dataclasses
 import difflib
@@ -23,6 +27,7 @@ from ..systems._parameters import (
     parameter_name,
     shared_arrays,
 )
+from ._settings import check_choice
 
 Schedule = Literal["constant", "cosine", "exponential"]
 
@@ -31,22 +36,22 @@ Schedule = Literal["constant", "cosine", "exponential"]
 class Optimizer:
     """Any optax optimizer, with one learning rate or one for each layer.
 
-    With a constant schedule it is itself an optax transformation, so that optax can
-    wrap it: `optax.chain(ep.Optimizer("adam", 1e-3), optax.keep_params_nonnegative())`.
+    With a constant schedule it is itself an optax transformation, which optax can wrap:
+    `optax.chain(ep.Optimizer("adam", 1e-3), optax.keep_params_nonnegative())`.
     """
 
     name: str = "sgd"
-    """a function of optax, e.g. sgd, adam, adamw, lion"""
+    """optimizer: a function of optax, e.g. sgd, adam, adamw, lion"""
     lr: tuple[float, ...] = (0.05,)
-    """learning rate: one, or one per layer from the input side on"""
+    """learning rate: one for all layers, or one for each, input side first"""
     schedule: Schedule = "constant"
-    """course of the learning rate; cosine falls to 0 at the last step, exponential
-    to 1/e of the first, which over 100 epochs is 1 % less in each"""
+    """learning rate over the run: constant; cosine: falls to 0 at the last step;
+    exponential: falls to 1/e at the last step (over 100 epochs, by 1 % in each)"""
     options: dict[str, float] = dataclasses.field(default_factory=dict)
-    """further arguments of the optax function, e.g. momentum 0.9"""
+    """more arguments of the optax function, e.g. momentum 0.9"""
     projection: str | None = None
-    """a projection of optax for each parameter array after every update, e.g.
-    non_negative, box; arrays that start outside move inside at the first update"""
+    """projection of optax that is applied to each parameter array after every update,
+    e.g. non_negative, box"""
     projection_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """arguments of the projection, e.g. lower 0 upper 0.5 for box"""
 
@@ -57,11 +62,7 @@ class Optimizer:
             raise ValueError(
                 f"optimizer.lr is {self.lr!r}; give one or more numbers ≥ 0, e.g. 0.05"
             )
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(
-                f"optimizer.schedule is {self.schedule!r}; choose "
-                + ", ".join(get_args(Schedule))
-            )
+        check_choice("optimizer.schedule", self.schedule, get_args(Schedule))
         accepted = _arguments(self.name)
         _check_options(
             "optimizer.options", f"optax.{self.name}", self.options, accepted
@@ -86,22 +87,22 @@ class Optimizer:
         return optax.chain(made, self._projected())
 
     def init(self, params: PyTree[Array]) -> optax.OptState:
-        """Return the state of the transformation, as optax's wrappers ask for it."""
+        """Return the state of the transformation, for a wrapper of optax."""
         return self._unplanned(params).init(params)
 
     def update(
         self, grads: PyTree[Array], state: optax.OptState, params: Any = None
     ) -> tuple[PyTree[Array], optax.OptState]:
-        """Return the updates and the new state, as optax's wrappers ask for them."""
+        """Return the updates and the new state, for a wrapper of optax."""
         return self._unplanned(grads).update(grads, state, params)
 
     def _unplanned(self, params: PyTree[Array]) -> optax.GradientTransformation:
-        """The transformation where the number of updates is not known."""
+        """Return the transformation without the number of updates."""
         if self.schedule != "constant":
             raise ValueError(
-                f"optimizer.schedule is {self.schedule!r}, which needs the number of "
-                "updates, and a wrapper of optax does not know it; wrap "
-                "ep.Optimizer(…).build((system, cost), steps), or use 'constant'"
+                f"optimizer.schedule is {self.schedule!r}, but a wrapper of optax does "
+                "not know the number of updates; wrap ep.Optimizer(…).build((system, "
+                "cost), steps), or use 'constant'"
             )
         return self.build(params, 1)
 
@@ -115,12 +116,12 @@ class Optimizer:
             return getattr(optax, self.name)(rate, **self.options)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"optimizer.options {self.options} do not suit optax.{self.name}: "
-                f"{error}"
+                f"optimizer.options is {self.options}, which optax.{self.name} "
+                f"refuses: {error}"
             ) from error
 
     def _projected(self) -> optax.GradientTransformation:
-        """Updates after which the parameters are projected."""
+        """Return the transformation that projects the updated parameters."""
         project = getattr(optax.projections, f"projection_{self.projection}")
 
         def update(updates, state, params=None):
@@ -136,10 +137,10 @@ class Optimizer:
 
 
 class Update(eqx.Module):
-    """One step of an optimizer: frozen parameters stay, and bounds hold after it.
+    """One step of an optimizer that keeps parameters frozen and inside their bounds.
 
-    - `frozen`: whether each parameter is frozen.  It moves only by a gradient that is
-      not 0, which none of the library's rules gives it: a decay leaves it alone.
+    - `frozen`: for each parameter, whether it is frozen.  A frozen parameter moves only
+      if its gradient is not 0.  So weight decay does not move it.
     """
 
     optimizer: optax.GradientTransformation
@@ -164,15 +165,15 @@ class Update(eqx.Module):
         return inside, state
 
     def _hold(self, grads: PyTree, moved: PyTree, params: PyTree) -> PyTree:
-        """`moved`, with the frozen parameters as they are in `params`."""
+        """Return `moved` with the frozen parameters of `params`."""
         if not any(self.frozen):
             return moved
         leaves, tree = jax.tree.flatten(params)
+        news, grad_leaves = jax.tree.leaves(moved), jax.tree.leaves(grads)
         held = [
             jnp.where(jnp.any(grad != 0), new, old) if frozen else new
             for frozen, grad, new, old in zip(
-                *(self.frozen, jax.tree.leaves(grads), jax.tree.leaves(moved), leaves),
-                strict=True,
+                self.frozen, grad_leaves, news, leaves, strict=True
             )
         ]
         return jax.tree.unflatten(tree, held)
@@ -183,12 +184,12 @@ def make_update(
 ) -> Update:
     """Check the bounds of a model's parameters and find the frozen ones.
 
-    x, y and s are the shapes of one example.  One array in two fields is a warning.
+    x, y and s are the shapes of one example.  Warn if two fields hold the same array.
     """
     for first, other in shared_arrays(model):
         warnings.warn(
-            f"{first} and {other} are one array, and train as two parameters that "
-            f"differ after the first update; to tie them, keep only {first} and read "
+            f"{first} and {other} are one array, but train as two parameters that "
+            f"differ after the first update; to tie them, keep only {first} and use "
             "it in both places",
             stacklevel=2,
         )
@@ -198,7 +199,7 @@ def make_update(
 
 
 def check_bounds(system: Any) -> None:
-    """Raise a ValueError if `project_parameters` moves a parameter, or fails."""
+    """Raise `ValueError` if `project_parameters` moves a parameter, or fails."""
     name = f"{type(system).__name__}.project_parameters"
     try:
         projected = system.project_parameters()
@@ -209,8 +210,8 @@ def check_bounds(system: Any) -> None:
     before, after = (eqx.filter(u, eqx.is_inexact_array) for u in (system, projected))
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError(
-            f"{name} returned a {type(projected).__name__} of another structure; it "
-            "must return the system with other values of its arrays, e.g. "
+            f"{name} returned a {type(projected).__name__} with another structure; it "
+            "must return the system with new values of its arrays, e.g. "
             "eqx.tree_at(lambda system: system.w, self, jnp.clip(self.w, 0, 1))"
         )
 
@@ -221,7 +222,7 @@ def check_bounds(system: Any) -> None:
             raise ValueError(
                 f"{name} returned shape {new.shape} for {leaf}; it must be {old.shape}"
             )
-        # A projection that normalizes moves what it has normalized by rounding.
+        # Allow for rounding, which a projection that normalizes changes again.
         rounding = 8 * np.finfo(new.dtype).eps * max(np.abs(new).max(initial=0), 1)
         outside = ~(np.abs(old - new) <= rounding)
         if outside.any():
@@ -236,29 +237,12 @@ def check_bounds(system: Any) -> None:
     jax.tree_util.tree_map_with_path(check, before, after)
 
 
-def check_counts(*, epochs: int, batch_size: int, seed: int) -> None:
-    """A ValueError for what no training run can be asked for."""
-    counts = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
-    for name, (value, least) in counts.items():
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(
-                f"{name} is {value!r}; it must be a whole number ≥ {least}"
-            )
-    # JAX counts with 32 bits, and keeps 32 of a seed: a larger one would repeat
-    # a smaller one's run.
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value >= 2**31:
-            raise ValueError(f"{name} is {value}; it must be below 2**31")
-    if seed >= 2**32:
-        raise ValueError(f"seed is {seed}; it must be below 2**32")
-
-
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
 def _check_options(what: str, of: str, options: dict, accepted: list[str]) -> None:
-    """Errors for arguments that a function of optax does not take."""
+    """Raise `ValueError` for arguments that a function of optax does not take."""
     for option in options:
         if option not in accepted:
             takes = "it takes " + ", ".join(accepted) if accepted else "it takes none"
@@ -269,8 +253,8 @@ def _check_options(what: str, of: str, options: dict, accepted: list[str]) -> No
 
 
 def _check_projection(name: str | None, options: dict[str, float]) -> None:
-    """Errors for a projection that optax does not have, and for wrong arguments."""
-    # The others need arrays, which a configuration cannot hold.
+    """Raise `ValueError` for a projection that optax lacks, or for wrong arguments."""
+    # The other projections need arrays, which a configuration cannot hold.
     known = {
         found.removeprefix("projection_"): inspect.signature(function).parameters
         for found, function in vars(optax.projections).items()
@@ -294,24 +278,22 @@ def _check_projection(name: str | None, options: dict[str, float]) -> None:
 
 
 def _arguments(name: str) -> list[str]:
-    function = getattr(optax, name, None)
-    parameters = {}
-    if inspect.isfunction(function):
-        parameters = inspect.signature(function).parameters
-    if "learning_rate" not in parameters or name.startswith(("_", "scale_by_")):
-        known = [
-            n
-            for n in dir(optax)
-            if "learning_rate" in _signature(n) and not n.startswith(("_", "scale_by_"))
-        ]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "e.g. " + ", ".join(known[:8])
-        raise ValueError(f"optimizer.name is {name!r}, no optimizer of optax; {hint}")
-    return [parameter for parameter in parameters if parameter != "learning_rate"]
+    """Return the arguments, besides the learning rate, of an optimizer of optax."""
+    if name not in (optimizers := _optimizers()):
+        near = difflib.get_close_matches(name, optimizers, 1)
+        hint = f"did you mean {near[0]!r}?" if near else ", ".join(list(optimizers)[:8])
+        raise ValueError(
+            f"optimizer.name is {name!r}; give an optimizer of optax: {hint}"
+        )
+    return [argument for argument in optimizers[name] if argument != "learning_rate"]
 
 
-def _signature(name: str) -> tuple[str, ...]:
-    function = getattr(optax, name)
-    if not inspect.isfunction(function):
-        return ()
-    return tuple(inspect.signature(function).parameters)
+def _optimizers() -> dict[str, list[str]]:
+    """Return the arguments of each function of optax that takes a learning rate."""
+    found = {}
+    for name, function in sorted(vars(optax).items()):
+        if inspect.isfunction(function) and not name.startswith(("_", "scale_by_")):
+            arguments = list(inspect.signature(function).parameters)
+            if "learning_rate" in arguments:
+                found[name] = arguments
+    return found

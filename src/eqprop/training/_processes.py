@@ -1,12 +1,13 @@
 """Several processes that train together: how they start, agree and notice a loss.
 
-All transport is JAX's: arrays go through its collectives, and the few words below
-through the coordination service of `jax.distributed`, whose barriers know who is
-missing.  In a program that runs alone every function here is the identity.
+JAX does all transport.  Arrays go through its collectives, and the messages of this
+module go through the coordination service of `jax.distributed`, whose barriers know
+which process is missing.  With a single process every function here does nothing.
 """
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -14,17 +15,17 @@ import jax
 
 T = TypeVar("T")
 PATIENCE = 300.0
-"""seconds until a process that does not answer is given up"""
+"""seconds to wait for the answer of a process"""
 LEAVE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 60
 
 
 class WorkerLost(RuntimeError):
-    """Another process of the run has died, hangs or has stopped with an error."""
+    """Another process of the run died, hangs, or stopped with an error."""
 
 
 class _Meetings:
-    """How often this process has met the others, and how long it waits."""
+    """How many messages this process has exchanged, and how long it waits for one."""
 
     number = 0
     patience = PATIENCE
@@ -38,9 +39,9 @@ def start(
     cluster: str | None = None,
     patience: float = PATIENCE,
 ) -> None:
-    """Join the processes of a run; what is `None` is detected as JAX does.
+    """Join the processes of a run; JAX detects the arguments that are `None`.
 
-    To be called before anything else uses JAX.
+    Call it before anything else uses JAX.
     """
     _Meetings.patience = patience
     try:
@@ -58,33 +59,33 @@ def start(
 
 
 def _not_joined(coordinator: str | None, processes: int | None, error: Any) -> str:
-    reason = next(iter(str(error).splitlines()), "").rstrip(".")
+    reason = _first_line(error).rstrip(".")
     if coordinator is None:
         return (
-            f"no cluster was found ({reason}); start it by srun or mpirun, or give "
-            "--coordinator HOST:PORT --processes N --process-id I"
+            f"no cluster was found ({reason}); start the run with srun or mpirun, or "
+            "give --coordinator HOST:PORT --processes N --process-id I"
         )
     return (
         f"the {processes or ''} processes did not meet at {coordinator} ({reason}); "
-        "start all of them with the same --coordinator and --processes, and process 0 "
-        "on that host, on a free port"
+        "start all of them with the same --coordinator and --processes, process 0 on "
+        "the coordinator's host, and choose a free port"
     )
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Return whether this process writes the files and prints."""
     return jax.process_index() == 0
 
 
 def exchange(word: Any = None) -> list[Any]:
-    """What every process says here, in their order; all must call it.
+    """Return the words of all processes, in their order; every process must call it.
 
-    **Raises:** `WorkerLost`, naming the process that has stopped or does not answer.
+    **Raises:** `WorkerLost` that names the process that stopped or does not answer.
     """
     if jax.process_count() == 1:
         return [word]
     if _Meetings.broken:
-        raise WorkerLost("the processes of this run have parted already")
+        raise WorkerLost("this run has lost a process; restart it with --resume")
     words = _meet({"word": word})
     for process, said in enumerate(words):
         if "stopped" in said:
@@ -94,19 +95,19 @@ def exchange(word: Any = None) -> list[Any]:
 
 
 def of_first(value: T) -> T:
-    """The first process's value, which all others take over."""
+    """Return the value of the first process, in all processes."""
     return exchange(value)[0]
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Return whether the flag is set in any process."""
     return any(exchange(bool(flag)))
 
 
 def on_first(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns in the first process, which alone runs it.
+    """Run a function in the first process only; return its result in all processes.
 
-    Where it fails all processes stop.
+    If it fails, all processes stop.
     """
     with together():
         return of_first(function(*arguments) if is_first() else None)  # type: ignore
@@ -114,7 +115,7 @@ def on_first(function: Callable[..., T], *arguments: Any) -> T:
 
 @contextlib.contextmanager
 def entered_by_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
-    """A context of the first process only; the others wait until it is entered."""
+    """Enter a context in the first process only; the others wait for that."""
     with contextlib.ExitStack() as held:
         if is_first():
             held.enter_context(context)
@@ -124,10 +125,10 @@ def entered_by_first(context: contextlib.AbstractContextManager) -> Iterator[Non
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block that all processes run: where one leaves it by an error, all do.
+    """Run a block in all processes; if one leaves it with an error, all stop.
 
-    An error that all others meet too (a collective that broke) is looked into: who
-    does not answer is named.
+    If a collective breaks, every process gets an error; then `WorkerLost` names the
+    process that does not answer.
     """
     try:
         yield
@@ -137,9 +138,8 @@ def together() -> Iterator[None]:
         if jax.process_count() == 1 or _Meetings.broken:
             raise
         _Meetings.broken = True
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         try:
-            _meet({"stopped": reason})
+            _meet({"stopped": _first_line(error) or type(error).__name__})
         except WorkerLost as lost:
             if _is_of_collectives(error):
                 raise lost from error
@@ -147,13 +147,17 @@ def together() -> Iterator[None]:
 
 
 def _is_of_collectives(error: BaseException) -> bool:
-    """Whether this is what the others' silence does to a program of JAX."""
+    """Return whether a collective failed; JAX says so in the message only."""
     words = ("Gloo", "NCCL", "RCCL", "UNAVAILABLE", "collective", "peer")
     return any(word in str(error) for word in words)
 
 
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
 def leave() -> None:
-    """Wait for the others at the end, so that none takes this one for dead."""
+    """Wait for the others at the end, so that none reports this process as lost."""
     if not jax.distributed.is_initialized():
         return
     with contextlib.suppress(Exception):
@@ -163,14 +167,14 @@ def leave() -> None:
 
 
 def _client() -> Any:
-    # The one place that needs JAX's own module: nothing public names who is missing.
+    # JAX's public interface does not name missing processes; only this client does.
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def _meet(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Say something to all and hear what they say."""
+    """Send a message to all processes; return the messages of all, in their order."""
     client, room = _client(), f"eqprop/{_Meetings.number}"
     _Meetings.number += 1
     client.key_value_set(f"{room}/{jax.process_index()}", json.dumps(said))
@@ -178,25 +182,23 @@ def _meet(said: dict[str, Any]) -> list[dict[str, Any]]:
         client.wait_at_barrier(room, int(1000 * _Meetings.patience))
     except jax.errors.JaxRuntimeError as error:
         _Meetings.broken = True
-        raise WorkerLost(_missing(str(error))) from error
+        raise WorkerLost(_missing(error)) from error
     heard = dict(client.key_value_dir_get(room))
     if is_first() and _Meetings.number > 2:
         client.key_value_delete(f"eqprop/{_Meetings.number - 3}")
     return [json.loads(heard[f"{room}/{i}"]) for i in range(jax.process_count())]
 
 
-def _missing(message: str) -> str:
-    """Who did not answer, from what JAX's coordination service says of a barrier."""
-    import re
-
+def _missing(error: BaseException) -> str:
+    """Return a message that names the processes missing at a barrier of JAX."""
+    message = str(error)
     found = re.search(r"[Tt]ask (\d+) heartbeat timeout", message)
     names = found.groups() if found else ()
     if found := re.search(r"timed out task names:\s*((?:\d+[\s,]*)+)", message):
         names = re.findall(r"\d+", found.group(1))
     others = f"{jax.process_count()} processes of this run"
     if not names:
-        reason = next(iter(message.splitlines()), "")
-        return f"one of the {others} has died: {reason}"
+        return f"one of the {others} has died: {_first_line(error)}"
     which = f"process{'es' * (len(names) > 1)} {', '.join(names)}"
     return (
         f"{which} of the {others} did not answer: dead, hanging, or slower than the "

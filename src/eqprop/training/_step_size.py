@@ -1,8 +1,8 @@
-"""`dt="auto"`: a step size that follows the fastest rate of the network.
+"""The step size of `dt="auto"`, which follows the fastest rate of the network.
 
 An Euler step of size dt multiplies a perturbation along an eigenvector of the Jacobian
-J = ∂velocity/∂s by 1 + dt λ.  With rates λ from −λmax to 0 it settles for dt < 2/λmax,
-and without swinging for dt ≤ 1/λmax, which is what is used.
+J = ∂velocity/∂s by 1 + dt λ.  For rates λ from −λmax to 0, the steps converge if
+dt < 2/λmax, and converge without oscillation if dt ≤ 1/λmax.  We use dt = 1/λmax.
 """
 
 from typing import Any
@@ -20,18 +20,18 @@ from ..systems import AbstractSystem
 EXAMPLES = 64
 ITERATIONS = 30
 AVERAGED = 10
-"""the last iterations, of whose growth the mean is taken: a pair of complex
-eigenvalues turns the vector and makes single ones vary"""
+"""number of last iterations over which the growth is averaged, because it varies from
+one to the next if the eigenvalue is one of a complex pair"""
 
 
 def has_dt(estimator: AbstractEstimator) -> bool:
-    """Whether any phase of the rule takes Euler steps."""
+    """Return whether any phase of the rule takes Euler steps."""
     phases = jax.tree.leaves(estimator, is_leaf=_is_euler)
     return any(map(_is_euler, phases))
 
 
 def with_dt(estimator: AbstractEstimator, dt: Any) -> AbstractEstimator:
-    """The rule with this step size in all its Euler phases; `None`: as it is."""
+    """Return the rule with this step size in all Euler phases; unchanged for `None`."""
     if dt is None:
         return estimator
 
@@ -47,11 +47,11 @@ def with_dt(estimator: AbstractEstimator, dt: Any) -> AbstractEstimator:
 def auto_dt(
     system: AbstractSystem, x: PyTree[Array], estimator: AbstractEstimator
 ) -> Float[Array, ""]:
-    """1/λmax of the Jacobian, the largest over the first examples and their path.
+    """Return 1/λmax, with λmax the largest rate over the first examples.
 
-    It is measured in the state that they start from, and where the free phase leads
-    with the step that this allows.  It depends on its arguments alone, so that a run
-    which is resumed finds the same.
+    It is measured in the initial states, and in the states that the free phase reaches
+    with the step size found so far.  The result depends on the arguments alone, so that
+    a resumed run finds the same.
     """
     x = jax.tree.map(lambda leaf: leaf[:EXAMPLES], x)
     state = initial_state(system, x, None)
@@ -66,7 +66,7 @@ def auto_dt(
 def fastest_rate(
     system: AbstractSystem, x: PyTree[Array], state: PyTree[Array]
 ) -> Float[Array, ""]:
-    """|λ|max of ∂velocity/∂s in these states, by power iteration; 1 where it is 0."""
+    """Return |λ|max of ∂velocity/∂s in these states by power iteration; 1 for 0."""
 
     def of_example(x, s):
         leaves, tree = jax.tree.flatten(s)

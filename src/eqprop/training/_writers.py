@@ -1,8 +1,7 @@
-"""Writers: the records of a run, sent to programs that draw them while it goes on.
+"""Writers, which send the records of a run to programs that plot them.
 
-`metrics.jsonl` of the run directory is always written and is what a run goes on from;
-a writer takes the same records beside it.  One that fails is left out from there on,
-with one warning: a run never stops for it.
+A run always writes `metrics.jsonl`; a writer receives the same records.  A writer that
+fails is dropped with one warning and never stops the run.
 """
 
 import abc
@@ -12,7 +11,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +22,28 @@ PROJECT = "eqprop"
 
 
 class AbstractWriter(abc.ABC):
-    """Takes one record after the other; any method may raise."""
+    """A receiver of one record per epoch; any method may raise."""
 
     @abc.abstractmethod
     def write(self, epoch: int, values: dict[str, float]) -> None:
-        """The numbers of an epoch, by name."""
+        """Write the numbers of an epoch, by name."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """After the last record."""
+        """Finish after the last record."""
 
 
 class TensorBoard(AbstractWriter):
     """Event files in `RUN/tensorboard`, by tensorboardX or tensorboard.
 
-    Their own writers write from a thread.  If that ends (a full disk), the run would
-    wait for it without end, so events are written here, one epoch at a time.
+    Their own writers use a thread.  If the thread ends (a full disk), the run would
+    wait for it forever.  So this class writes the events itself, at each epoch.
     """
 
     def __init__(self, run: Path, config: dict[str, Any], first: int):
         folder = run / "tensorboard"
         folder.mkdir(exist_ok=True)
-        # A resumed run has a file of its own, and what it repeats counts no more.
+        # A resumed run writes a new file; TensorBoard drops the epochs it repeats.
         name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}.{time.time_ns()}"
         self._events, self._event = _event_file(folder / name)
         self._put(0, file_version="brain.Event:2")
@@ -76,7 +75,7 @@ class TensorBoard(AbstractWriter):
 
 
 def _event_file(path: Path) -> tuple[Any, Any]:
-    """An event file, and the class of its events, of the package that is there."""
+    """Return an event file and the class of its events, from the installed package."""
     if importlib.util.find_spec("tensorboardX"):
         from tensorboardX.proto.event_pb2 import (
             Event,  # type: ignore[attr-defined]
@@ -95,7 +94,7 @@ def _event_file(path: Path) -> tuple[Any, Any]:
 
 
 class WeightsAndBiases(AbstractWriter):
-    """A run of the project eqprop; WANDB_MODE=offline keeps it in `RUN/wandb`."""
+    """A run of the wandb project eqprop; WANDB_MODE=offline keeps it in `RUN/wandb`."""
 
     def __init__(self, run: Path, config: dict[str, Any], first: int):
         import wandb  # type: ignore[import-not-found]
@@ -119,7 +118,7 @@ class WeightsAndBiases(AbstractWriter):
 
 
 class Trackio(AbstractWriter):
-    """A run of the project eqprop in trackio's folder, or wherever it is set to."""
+    """A run of the trackio project eqprop."""
 
     def __init__(self, run: Path, config: dict[str, Any], first: int):
         import trackio  # type: ignore[import-not-found]
@@ -144,15 +143,15 @@ WRITERS: dict[str, tuple[Open, tuple[str, ...]]] = {
     "wandb": (WeightsAndBiases, ("wandb",)),
     "trackio": (Trackio, ("trackio",)),
 }
-"""How each is opened, and the packages of which it needs one."""
+"""for each writer, its class and the packages; one of them must be installed"""
 
 
 def check_writers(names: Iterable[str]) -> None:
-    """A ValueError for a writer that does not exist, or whose package is missing."""
+    """Raise `ValueError` if a writer does not exist or its package is not installed."""
     for name in names:
         if name not in WRITERS:
             known = ", ".join(WRITERS)
-            raise ValueError(f"there is no writer {name!r}; choose of {known}")
+            raise ValueError(f"writer is {name!r}; choose {known}")
         packages = WRITERS[name][1]
         if not any(map(importlib.util.find_spec, packages)):
             raise ValueError(
@@ -162,13 +161,13 @@ def check_writers(names: Iterable[str]) -> None:
 
 
 class Writers(Observer):
-    """Sends every epoch's record to writers, and everything on to `inner`.
+    """An observer that sends every epoch's record to writers, and all calls to `inner`.
 
     **Arguments:**
 
-    - `run`: the run directory, whose name the writers show.
-    - `config`: its configuration as a JSON object.
-    - `names`: of `WRITERS`; `check_writers` has passed them.
+    - `run`: the run directory; the writers show its name.
+    - `config`: the configuration of the run as a JSON object.
+    - `names`: writers that `check_writers` has accepted.
     """
 
     def __init__(
@@ -215,23 +214,23 @@ class Writers(Observer):
         self._inner.on_failure(state)
 
     def _try(self, name: str, do: Callable, *arguments: Any) -> Any:
-        """Do it; on a failure leave the writer out, and say so once."""
+        """Call a method of a writer; if it fails, drop the writer and warn."""
         try:
             return do(*arguments)
         except Exception as error:
             self._open.pop(name, None)
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             warnings.warn(
-                f"the writer {name} failed ({reason[:200]}) and is left out from here "
-                f"on; {self._run}/metrics.jsonl holds everything",
+                f"the writer {name} failed ({reason[:200]}) and gets no more records; "
+                f"{self._run}/metrics.jsonl holds all of them",
                 RunWarning,
                 stacklevel=2,
             )
             return None
 
 
-def _numbers(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record; those of a list each under its place."""
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a record by name; a number of a list as name/index."""
     found = {}
     for name, value in record.items():
         if isinstance(value, list):
@@ -242,7 +241,7 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _identity(run: Path) -> str:
-    """The same for a run and what it is resumed as, another for any other run."""
+    """Return an id that is the same after a resume and differs between runs."""
     environment = json.loads((run / "env.json").read_text(encoding="utf-8"))
     text = f"{run.resolve().name} {environment['time']}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
