@@ -9,9 +9,9 @@ import pytest
 from zoo import quadratic
 
 import eqprop as ep
-from eqprop import data, runs
+from eqprop import data
 from eqprop.cli import main
-from eqprop.runs import _bench, _timing, bench, bench_problem
+from eqprop.bench import _bench, _timing, bench, bench_problem
 from eqprop.kernels import _correlation
 
 NETS = {
@@ -167,6 +167,6 @@ def test_interrupted(small, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "bench", interrupted)
+    monkeypatch.setattr("eqprop.cli._bench.bench", interrupted)
     assert main(["bench", "digits"]) == 130
     assert "stopped before all was measured" in capsys.readouterr().err

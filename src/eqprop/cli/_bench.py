@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from .. import recipes, runs
+from .. import recipes
+from ..bench import bench, bench_problem, ROUNDS
 from ..estimators import AbstractEstimator, named_estimator
+from ..runs import environment
 from ..training import Config, Model, Optimizer, UserModel
 from ._console import (
     Flag,
@@ -51,7 +53,7 @@ class BenchOptions(Computing):
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     rule: Annotated[Rule | None, tyro.conf.arg(name="estimator")] = None  # type: ignore[valid-type]
     """the learning rule in place of the recipe's, with its phases where it can"""
-    rounds: int = runs.ROUNDS
+    rounds: int = ROUNDS
     """rounds, in each of which all is measured once: more narrow the range"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped before all was measured") from None
     if options.json:
-        print_json({"target": name, **found, "environment": runs.environment()})
+        print_json({"target": name, **found, "environment": environment()})
     else:
         _print(name, found)
     return 0
@@ -91,8 +93,8 @@ _SHARED = ("model", "estimator", "optimizer", "batch_size", "persistent")
 
 
 def _measured(config: Config, rounds: int) -> dict[str, Any]:
-    return runs.bench(
-        *runs.bench_problem(config),
+    return bench(
+        *bench_problem(config),
         estimator=config.estimator,
         optimizer=config.optimizer,
         persistent=config.persistent,
@@ -102,11 +104,11 @@ def _measured(config: Config, rounds: int) -> dict[str, Any]:
 
 def _print(name: str, found: dict[str, Any]) -> None:
     relaxation, training = found["relaxation"], found["training"]
-    environment = runs.environment()
+    here = environment()
     print(
         f"{name}: {found['parameters']:,} parameters, batch of {found['batch_size']}, "
-        f"{found['dtype']}, {environment['backend']} ({environment['processor']}, "
-        f"{environment['cores']} cores), jax {environment['packages']['jax']}"
+        f"{found['dtype']}, {here['backend']} ({here['processor']}, "
+        f"{here['cores']} cores), jax {here['packages']['jax']}"
     )
     rows = [
         ("relaxation steps/s", *_numbers(relaxation["steps_per_second"])),
@@ -136,7 +138,7 @@ def _print(name: str, found: dict[str, Any]) -> None:
     print(
         f"memory: {memory['gradient_temporaries'] / 2**20:.1f} MiB of temporaries in a "
         f"gradient; at most {'–' if peak is None else f'{peak / 2**20:.0f}'} MiB held "
-        f"by the {'process' if environment['backend'] == 'cpu' else 'device'}"
+        f"by the {'process' if here['backend'] == 'cpu' else 'device'}"
     )
     print(_note(relaxation))
 

@@ -18,6 +18,7 @@ from ..estimators import (
     EquilibriumPropagation,
     named_estimator,
 )
+from ..training import load_user_model
 from ..verification import (
     flow_figure,
     tune as _tune,
@@ -175,7 +176,7 @@ def _first(tree: Any, count: int) -> Any:
 def find_target(text: str, job: str, model: str | None = None) -> Target:
     """A recipe by name, a run by directory, or a model by FILE.py:NAME."""
     if _is_model(text) and model is None:
-        system, cost, x, y = runs.load_user_model(text)
+        system, cost, x, y = load_user_model(text)
         name = text.rpartition(":")[2]
         file = Path(text.rpartition(":")[0]).stem
         folder = Path("runs") / f"{job}-{file}-{name}"

@@ -3,11 +3,6 @@
 Last stage before the command line: config → problem → loop → directory → report.
 """
 
-from ._bench import (
-    bench as bench,
-    bench_problem as bench_problem,
-    ROUNDS as ROUNDS,
-)
 from ._compare import compare as compare, Comparison as Comparison
 from ..training import RunWarning as RunWarning
 from ._directory import RunDirectory as RunDirectory
@@ -18,9 +13,10 @@ from ._environment import (
 from ._export import export as export
 from ._inputs import read_targets as read_targets
 from ._precision import read_precision as read_precision
-from ._problem import load_user_model as load_user_model, Problem as Problem
+from ._problem import Problem as Problem
 from ._record import record_of as record_of
-from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
+from ._load import load as load
+from ._run import evaluate as evaluate, predict as predict, Run as Run
 from ._search import search as search, Search as Search, Varied as Varied
 from ._seeds import (
     complete as complete,

@@ -27,10 +27,17 @@ from typing import Any
 import numpy as np
 
 from .._files import write_whole
-from ..training import Config, config_to_json, load_config, RunWarning, UserModel
+from ..training import (
+    Config,
+    config_to_json,
+    load_config,
+    RunWarning,
+    split_path,
+    UserModel,
+)
 from ._checkpoints import Checkpoints, differences
 from ._inputs import check_data, check_system, fingerprints, hash_file
-from ._problem import Problem, split_path
+from ._problem import Problem
 
 
 SEEDS_FILE = "seeds.json"

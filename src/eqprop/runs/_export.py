@@ -18,7 +18,8 @@ from ..systems._parameters import parameter_name
 from ..training import ACTIVATIONS, UserModel
 from ._directory import RunDirectory
 from ._environment import environment
-from ._run import load, Run
+from ._load import load
+from ._run import Run
 
 FORMAT = 1
 ARRAYS, DESCRIPTION = "model.safetensors", "model.json"

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..data import _checks, InputFormat
-from ..training import Config, RunWarning, UserModel
+from ..training import Config, RunWarning, split_path, UserModel
 from ._checkpoints import fingerprint
-from ._problem import check_probabilities, Problem, split_path
+from ._problem import check_probabilities, Problem
 
 
 def fingerprints(problem: Problem) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from ..report import first_weights, Outcome, Record
 from ..training import Config, UserModel, weight_names
 from ._directory import RunDirectory, UNREADABLE
 from ._environment import read_environment
-from ._run import load, Run, settle_each
+from ._load import load
+from ._run import Run, settle_each
 
 FIGURES = ("processes", "layers", "beta", "flow")
 

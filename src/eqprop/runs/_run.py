@@ -1,4 +1,7 @@
-"""A finished (or saved) run: load it, evaluate it, predict with it."""
+"""A trained run in memory: measure its error, predict with it.
+
+`train`, `resume` and `load` make a `Run`; export and reports read it.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -17,12 +20,8 @@ from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, TrainState
 from ..training._step_size import with_dt
-from ._checkpoints import Checkpoint
-from ._directory import RunDirectory
-from ._environment import read_environment
 from ._inputs import read_inputs, read_targets
 from ._problem import Problem
-from ._saved import restore
 
 PREDICT_BATCH = 500
 
@@ -39,72 +38,6 @@ class Run:
     problem: Problem
     state: TrainState | None
     """`None` where the data are gone, to which a part of it belongs"""
-
-
-def load(run: str | Path, *, best: bool = False, system: str | None = None) -> Run:
-    """Load a run directory, with the parameters of its newest checkpoint.
-
-    Where the data of a network of ours are gone, it is loaded without examples: it
-    predicts, and `evaluate` needs x and y.
-
-    **Arguments:**
-
-    - `best`: those of the best epoch instead: of the lowest validation error, or
-      training error where nothing was held out for validation.
-    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
-      only if it is named here and is the one that the run was trained with.
-
-    **Raises:** `ValueError` where the data, the model, the configuration or eqprop
-    itself are not those of the run, with the difference.  A damaged checkpoint brings
-    a warning, and the one before it is used.
-    """
-    from ._train import _start
-
-    directory = RunDirectory(Path(run))
-    config = directory.config()
-    checkpoints = directory.checkpoints
-    try:
-        problem = directory.problem(config, system)
-    except FileNotFoundError as gone:
-        found = checkpoints.best() if best else checkpoints.newest()
-        return _without_data(directory, config, gone, found)
-    _, like = _start(config, problem)
-    checkpoints = directory.checkpoints
-    found = checkpoints.best() if best else checkpoints.newest()
-    saved = restore(found, config, like, directory)
-    state = saved.state
-    return Run(
-        *(directory.path, config, state.system, state.cost),
-        *(saved.history, problem, state),
-    )
-
-
-def _without_data(
-    directory: RunDirectory,
-    config: Config,
-    gone: FileNotFoundError,
-    checkpoint: Checkpoint,
-) -> Run:
-    facts = read_environment(directory).get("data")
-    known = facts if isinstance(facts, dict) else {}
-    problem = Problem.without_data(config, known, gone)
-    arrays = checkpoint.arrays
-    model = {"system": problem.system, "cost": problem.cost}
-
-    def saved(path, leaf):
-        # ['system'].weights[0] here is .system.weights[0] there.
-        name = f".{path[0].key}{jax.tree_util.keystr(path[1:])}"
-        found = arrays.get(name)
-        if found is None or found.shape != leaf.shape:
-            raise gone
-        return jnp.asarray(found, leaf.dtype)
-
-    held, static = eqx.partition(model, eqx.is_array)
-    model = eqx.combine(jax.tree_util.tree_map_with_path(saved, held), static)
-    history = directory.history()
-    return Run(
-        directory.path, config, model["system"], model["cost"], history, problem, None
-    )
 
 
 def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..training import (
     make_trainer,
     run_epochs,
     RunWarning,
+    split_path,
     Trainer,
     TrainingDiverged,
     TrainState,
@@ -35,7 +36,7 @@ from ..training._processes import (
 from ._directory import RunDirectory
 from ._environment import environment, session
 from ._precision import FILE as PRECISION_FILE, measure_precision
-from ._problem import Problem, split_path
+from ._problem import Problem
 from ._recorder import (
     Interrupt,
     Recorder,

@@ -21,12 +21,12 @@ from ..relaxations._base import with_exact
 from ..systems import AbstractSystem
 from ..training import (
     Config,
+    load_user_model,
     make_trainer,
     Optimizer,
     TrainingDiverged,
     UserModel,
 )
-from ._problem import load_user_model
 from ._timing import (
     compiled,
     matrix_products,
