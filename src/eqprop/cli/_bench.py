@@ -1,4 +1,4 @@
-"""`eqprop bench`: what a recipe or a user's model costs on this machine."""
+"""`eqprop bench`: measure what a recipe or a user's model costs on this machine."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -16,17 +16,17 @@ from ._console import (
     print_json,
     prints_aside,
     table,
+    working,
 )
 from ._platform import Computing, start
 from ._train import recipe_name, Rule, value_of
-from ._verify import working
 
 PARTS = {
     "estimate": "gradient, all phases",
     "free": "free phase",
     "nudged": "nudged phase",
     "gradient": "gradient from the phases",
-    "rule": "gradient (all after the free phase)",
+    "rule": "gradient (everything after the free phase)",
     "update": "update of the parameters",
     "rest": "rest: examples, monitoring, the loop",
 }
@@ -36,7 +36,7 @@ PARTS = {
 class BenchOptions(Computing):
     """Measure what a recipe or your model (--system) costs on this machine.
 
-    Examples of named data sets are random: nothing is downloaded.
+    The examples of named data sets are random: nothing is downloaded.
     """
 
     model: Model
@@ -52,9 +52,9 @@ class BenchOptions(Computing):
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     rule: Annotated[Rule | None, tyro.conf.arg(name="estimator")] = None  # type: ignore[valid-type]
-    """the learning rule in place of the recipe's, with its phases where it can"""
+    """learning rule (default: the recipe's); keeps the recipe's phases if it has any"""
     rounds: int = ROUNDS
-    """rounds, in each of which all is measured once: more narrow the range"""
+    """measurements of each number; more of them narrow the range"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
@@ -133,7 +133,7 @@ def _print(name: str, found: dict[str, Any]) -> None:
         for part, value in found["profile"].items()
     ]
     rows.append(("training step", *_numbers(training["step_seconds"], 1e3), "100 %"))
-    table("", ("what a training step goes to", "ms", "range", "share"), rows)
+    table("", ("part of a training step", "ms", "range", "share"), rows)
     memory, peak = found["memory"], found["memory"]["peak"]
     print(
         f"memory: {memory['gradient_temporaries'] / 2**20:.1f} MiB of temporaries in a "
@@ -145,21 +145,23 @@ def _print(name: str, found: dict[str, Any]) -> None:
 
 def _note(relaxation: dict[str, Any]) -> str:
     lines = [
-        "a relaxation step: a long relaxation less a short one, divided by the steps",
-        "of one example: the same with a batch of one, what a step costs at least",
-        "beside the steps: what else a relaxation costs: input drive, start, residual",
+        "a relaxation step: a long relaxation minus a short one, divided by the steps",
+        "of one example: the same for a batch of one, the least that a step costs",
+        "beside the steps: the rest of a relaxation: input drive, start, residual",
     ]
     if relaxation["flops_per_step"] is None:
         lines.append(
-            f"no arithmetic: XLA cannot count that of {relaxation['relaxation']}"
+            "no arithmetic: XLA cannot count the operations of "
+            f"{relaxation['relaxation']}"
         )
     return "\n".join(lines)
 
 
 def _numbers(spread: dict[str, float], scale: float = 1.0) -> tuple[str, str]:
-    """Median and range, three digits each."""
-    numbers = (_three(scale * spread[name]) for name in ("median", "least", "most"))
-    median, least, most = numbers
+    """Return median and range, three digits each."""
+    median, least, most = (
+        _three(scale * spread[name]) for name in ("median", "least", "most")
+    )
     return median, f"{least} – {most}"
 
 

@@ -1,11 +1,13 @@
-"""Runs: training into a directory that stands alone, and what is done with it.
+"""Runs: train into a run directory, resume, load, search, compare and export runs.
 
-Last stage before the command line: config → problem → loop → directory → report.
+A configuration becomes a problem (system, cost, data), which the training loop trains;
+the run directory holds everything that is needed to use or resume the run later.  The
+papers and the command line build on this package.
 """
 
 from ._compare import compare as compare, Comparison as Comparison
 from ..training import RunWarning as RunWarning
-from ._directory import RunDirectory as RunDirectory
+from ._directory import plain as plain, RunDirectory as RunDirectory
 from ._environment import (
     environment as environment,
     read_environment as read_environment,

@@ -255,11 +255,13 @@ class RunDirectory:
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
+    """Return a value that JSON can hold; NaN and infinity become null."""
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
