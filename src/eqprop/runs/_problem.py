@@ -1,4 +1,4 @@
-"""From a configuration to what is trained: system, cost and data."""
+"""Build what a configuration trains: a system, a cost and examples."""
 
 import dataclasses
 from typing import Any
@@ -23,7 +23,7 @@ from ..training import (
 
 
 STARTS = 100
-"""examples of a user's model whose start is tried before anything is trained"""
+"""number of examples whose initial state is checked before training"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Problem:
     image_shape: tuple[int, ...] | None
     dataset: data.Dataset | None = None
     gone: FileNotFoundError | None = None
-    """why there are no examples, of a network that was built without them"""
+    """the error that explains why there are no examples (see `without_data`)"""
 
     @classmethod
     def build(cls, config: Config, model: str | None = None) -> "Problem":
-        """Load the data and make the system; `model` replaces config.model.path."""
+        """Load the data and build the system; `model` replaces config.model.path."""
         if isinstance(config.model, UserModel):
             return cls._of_user(config, model or config.model.path)
         if config.data is None:
-            raise ValueError("data is None; name a data set, e.g. digits")
+            raise ValueError("data is None; give a data set, e.g. digits")
         dataset = _load(config)
         _check_targets(dataset, config.model.cost)
         key, _ = config.keys()
@@ -54,7 +54,7 @@ class Problem:
         return cls._of(dataset, system, cost)
 
     def check_start(self, where: str) -> None:
-        """A model whose states cannot even start is a mistake of the model."""
+        """Refuse a model whose velocity is not finite in its initial states."""
         if self.dataset is None:
             check_program_inputs(f"{where}: x", self.train[0])
         x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:STARTS]), self.train[0])
@@ -65,16 +65,16 @@ class Problem:
             wrong |= ~np.isfinite(leaf).reshape(len(wrong), -1).all(1)
         if wrong.any():
             raise ValueError(
-                f"{where}: its velocity is not finite in the state that example "
-                f"{int(wrong.argmax())} starts from: look for a logarithm, a root or "
-                "a division there, or start it elsewhere (init_state)"
+                f"{where}: the velocity is not finite in the initial state of example "
+                f"{int(wrong.argmax())}: look for a logarithm, a root or a division, "
+                "or return another state from init_state"
             )
 
     @classmethod
     def without_data(
         cls, config: Config, facts: dict[str, Any], gone: FileNotFoundError
     ) -> "Problem":
-        """The network for data that are gone, by what `facts` said of them."""
+        """Build the network for data that are gone, from the `facts` of the run."""
         if isinstance(config.model, UserModel):
             raise gone
         try:
@@ -97,14 +97,14 @@ class Problem:
 
     @property
     def inputs(self) -> data.InputFormat | None:
-        """How x was given; None where x is no single array, or it is not known."""
+        """The format of x as given; None if x is not one array, or if not recorded."""
         if self.dataset is not None:
             return self.dataset.inputs
         x = self.train[0]
         return data.InputFormat.of_program(x) if hasattr(x, "dtype") else None
 
     def facts(self) -> dict[str, Any]:
-        """Sizes and shapes of the data, as JSON values."""
+        """Return sizes and shapes of the data, as JSON values."""
         splits = {
             "train": self.train,
             "validation": self.validation,
@@ -134,8 +134,8 @@ class Problem:
             return cls._of(_load(config), system, cost)
         if config.task != "auto":
             raise ValueError(
-                f"task is {config.task!r}, and {path} brings its own x and y; leave "
-                "task out, or name a file in data"
+                f"task is {config.task!r}, but {path} returns its own x and y; leave "
+                "task out, or give a file as data"
             )
         train, validation, test = _split(x, y, config)
         return cls(system, cost, train, validation, test, None)
@@ -175,12 +175,12 @@ def _load(config: Config) -> data.Dataset:
 
 
 def _check_targets(dataset: data.Dataset, cost: str) -> None:
-    """What a network of ours cannot learn, though the file is in order."""
+    """Refuse targets that a built-in network cannot learn, though they are valid."""
     if dataset.classes == 1:
         raise ValueError(
-            f"{dataset.name}: every label is 0, so there is nothing to tell apart; "
-            "give two classes or more, or targets: floats of shape [N, d], or "
-            "task='regression'"
+            f"{dataset.name}: every label is 0, so that there is only one class; give "
+            "labels of two or more classes. For targets give floats of shape [N, d], "
+            "or task='regression'"
         )
     if dataset.classes is None:
         splits = {"training": dataset.train, "validation": dataset.validation}
@@ -190,19 +190,19 @@ def _check_targets(dataset: data.Dataset, cost: str) -> None:
 
 
 def check_probabilities(y: np.ndarray, cost: str, what: str) -> None:
-    """Refuse rows of y that are no probabilities, for the costs that need them."""
+    """Refuse rows of y that are not probabilities, if the cost needs probabilities."""
     if cost == "squared-error":
         return
     wrong = (y < 0).any(1) | (abs(y.sum(1) - 1) > 1e-3)
     if wrong.any():
         raise ValueError(
-            f"{what}[{int(np.argmax(wrong))}] is no probability (numbers ≥ 0 whose sum "
-            f"is 1), as model.cost {cost} needs; use --model.cost squared-error"
+            f"{what}[{int(np.argmax(wrong))}] is not a probability (numbers ≥ 0 with "
+            f"sum 1), which model.cost {cost} needs; use --model.cost squared-error"
         )
 
 
 def _split(x: PyTree, y: PyTree, config: Config) -> tuple:
-    """Train, validation and test parts of a user's examples, in one random order."""
+    """Split a user's examples, in one random order, into the three parts."""
     splitting = _splits.Splitting(config.validation, config.test, 0)
     order = np.random.default_rng(0).permutation(len(jax.tree.leaves(x)[0]))
     order, test = _splits.hold_out_test(order, splitting.test)

@@ -1,6 +1,6 @@
-"""What writes metrics and checkpoints while a run goes on, and hears a Ctrl-C.
+"""Write metrics and checkpoints during a run; stop it on Ctrl-C.
 
-Of several processes the first writes, and all stop at the same step.
+If several processes train together, the first writes, and all stop at the same step.
 """
 
 import signal
@@ -30,9 +30,9 @@ class TrainingInterrupted(Exception):
 
 
 class Interrupt:
-    """Turns the first Ctrl-C, or SIGTERM, into a flag; a second one stops at once.
+    """Turn the first Ctrl-C or SIGTERM into a flag; a second one stops at once.
 
-    A flag that nobody has answered stops the program at the end of the block.
+    If the flag is still unanswered at the end of the block, raise KeyboardInterrupt.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -58,7 +58,7 @@ class Interrupt:
 
 
 class Recorder(Observer):
-    """Writes metrics and checkpoints, and stops where the user asked to."""
+    """Write metrics and checkpoints; stop the run if the user asked to."""
 
     def __init__(
         self,
@@ -93,24 +93,24 @@ class Recorder(Observer):
         if of_first(ended or stopping or late):
             self._save(state, 0.0)
         elif of_first(best_epoch(self.history) == record["epoch"]):
-            # Saved only if it is still the best when the next checkpoint is due.
+            # Save it with the next checkpoint, if it is still the best epoch then.
             self.unsaved_best = self._checkpoint(state, 0.0)
-        # After the checkpoint: an epoch in the metrics need not be done again.
+        # Append after saving, so that no epoch in the metrics must be repeated.
         on_first(self.directory.append, record)
         self.inner.on_epoch(state, record)
         if stopping:
             self._stop(f"epoch {record['epoch']}")
 
     def on_failure(self, state):
-        # The state before the failed step is finite, but on its way out: what an
-        # epoch ended with is better, and before the first what training began with.
+        # The state before the failed step is finite but diverging.  Keep the state at
+        # the end of an epoch, or the initial state if no epoch has ended.
         if of_first(not self.directory.checkpoints.numbers()):
             fresh = self.trainer.init(self.problem.system, self.problem.cost)
             self._save(fresh, 0.0)
         self.inner.on_failure(state)
 
     def _checkpoint(self, state: TrainState, seconds: float) -> tuple[int, dict, dict]:
-        """The number, the arrays and the record of a checkpoint of this state."""
+        """Return number, arrays and record of a checkpoint of this state."""
         best = best_epoch(self.history)
         record = {
             **self.identity,

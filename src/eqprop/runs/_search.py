@@ -207,7 +207,7 @@ def _try(made, trial, run, options, path, watch) -> None:
         made.tell(trial, state=states.FAIL)
         try_again(made, trial.params)
         raise TrainingInterrupted(
-            f"stopped in trial {trial.number}, which the next search repeats; the other "
+            f"stopped in trial {trial.number}, which is tried again first; the other "
             f"trials are saved in {path}",
             f"the same command and --run {path}",
         ) from None
