@@ -1,7 +1,8 @@
 """The README's code, the wheel outside the tree, and the shape of the project."""
 
-import functools
 import ast
+import functools
+
 import os
 import re
 import runpy

@@ -1,7 +1,7 @@
-"""Bench: what a step of a system costs on this machine, and the machine's own limit.
+"""Bench: measure what a step of a system costs on a machine, and the machine's limit.
 
-Beside the recipes and below runs: a system and a batch of examples come in, times and
-bytes come out.  Nothing is trained to its end and no run directory is touched.
+It takes a system and a batch of examples, and returns times and bytes.  It stands below
+runs: it writes no run directory.
 """
 
 from ._bench import (

@@ -192,8 +192,8 @@ class ReportOptions(Computing):
     """Make a page or a table of runs, with mean ± std over seeds.
 
     The page is one HTML file that loads no other file.  Runs that differ only in their
-    seed are summarized together.  With --out FOLDER, the results are kept there as small
-    text files, with a table of all results in the folder.
+    seed are summarized together.  With --out FOLDER, the results are kept in the folder
+    as small text files, with a table of all its results.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -282,7 +282,7 @@ how to train
   --validation N            training examples held out: a number, or a fraction < 1
   --persistent              start each free phase from the example's last equilibrium
   --seed N                  seed of weights and order (default: 0)
-  --seeds N                 number of runs, with the seeds SEED, SEED + 1, … (default: 1)
+  --seeds N                 number of runs, with seeds SEED, SEED + 1, … (default: 1)
 
 where
   --run DIR                 directory of the run (default: runs/RECIPE-TIME)

@@ -1,8 +1,8 @@
 """Check and convert inputs x and labels or targets y, after the readers.
 
 Raw arrays become float32 inputs and int32 labels or float32 targets, or a ValueError
-says which value is wrong, what is allowed and what to do. The same rules hold for files,
-published data sets and arrays from Python.
+says which value is wrong, what is allowed and what to do. The same rules hold for all
+sources: files, published data sets and arrays from Python.
 
 uint8 inputs are pixels and are divided by 255; other numbers are not scaled. If the
 user does not say which, whole numbers of shape [N] are class labels, and floats of

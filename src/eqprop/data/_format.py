@@ -177,7 +177,8 @@ class InputFormat:
             raise ValueError(doubt)
 
     def doubt(self, raw: np.ndarray, what: str = "x") -> str | None:
-        """Return a warning if all values are in [-1, 1] but the training's exceed 10."""
+        """Return a warning if all values are in [-1, 1] unlike the training."""
+
         size = float(np.abs(raw).max())
         reach = max(abs(self.low), abs(self.high))
         if math.prod(self.shape) < MANY or not 0 < size <= 1 or reach <= 10:

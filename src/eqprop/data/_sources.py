@@ -237,16 +237,17 @@ def _doubts(name: str, raw: _Raw, y: np.ndarray, task: str) -> Iterator[str]:
     """Return warnings about the data, a sentence each."""
     if raw.others:
         yield (
-            f"{name}: the arrays {', '.join(raw.others)} are ignored; eqprop reads only "
-            f"{', '.join(NPZ_NAMES)}"
+            f"{name}: the arrays {', '.join(raw.others)} are ignored; eqprop reads "
+            f"only {', '.join(NPZ_NAMES)}"
         )
     if y.dtype != np.int32:
         return
     classes = int(y.max()) + 1
     if task == "auto" and np.asarray(raw.y).dtype.kind == "f":
         yield (
-            f"{name}: y holds whole floats, which count as labels of {classes} classes; "
-            "choose with task='classification' or 'regression' (--task regression)"
+            f"{name}: y holds whole floats, which count as labels of {classes} "
+            "classes; choose with task='classification' or 'regression' (--task "
+            "regression)"
         )
     absent = np.setdiff1d(np.arange(classes), y)
     if len(absent) and classes > 1:
@@ -262,7 +263,7 @@ def _doubts(name: str, raw: _Raw, y: np.ndarray, task: str) -> Iterator[str]:
 def _own_test_set(
     raw: _Raw, x: np.ndarray, y: np.ndarray, inputs: InputFormat
 ) -> Split | None:
-    """Return the test set of the data, checked against x and y; None if there is none."""
+    """Return the data's own test set, checked against x and y; None without one."""
     if raw.x_test is None and raw.y_test is None:
         return None
     if raw.x_test is None or raw.y_test is None:
