@@ -187,7 +187,7 @@ def test_an_exported_network_says_its_scale(of_bytes, of_floats):
     assert found["given"]["divisor"] == 255
     assert_holds(found["preparation"], "3×4 uint8", "divided by 255", "flattened")
     found = export(of_floats, "floats")["input"]
-    assert_holds(found["preparation"], "float64 from 0 to 1", "taken as they are")
+    assert_holds(found["preparation"], "float64 from 0 to 1", "not scaled")
     assert "255" not in found["preparation"]
 
 
@@ -320,7 +320,7 @@ def test_the_data_of_a_program(program, capsys):
         np.savez("given.npz", x=bad)
         refused(capsys, "predict", "r", "given.npz", *system)
     message = refused(capsys, "train", *system, "--task", "regression", "--run", "t")
-    assert_holds(message, "task is 'regression'", "brings its own x and y")
+    assert_holds(message, "task is 'regression'", "pixels")
     words = ("train", "--system", f"{program}:pixels", "--epochs", "1", "--run", "p")
     assert_holds(refused(capsys, *words), "pixels() in program.py", "uint8", "/ 255")
 

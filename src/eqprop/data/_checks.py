@@ -158,7 +158,10 @@ def same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
 
 def _labels(raw: np.ndarray, what: str) -> np.ndarray:
     for wrong, rule in (
-        (raw < 0, "labels start at 0 (np.unique(..., return_inverse=True)[1])"),
+        (
+            raw < 0,
+            "labels are numbered from 0 (np.unique(..., return_inverse=True)[1])",
+        ),
         (raw > MAX_LABEL, f"labels must be at most {MAX_LABEL}"),
     ):
         if wrong.any():

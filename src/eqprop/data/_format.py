@@ -96,7 +96,7 @@ class InputFormat:
 
     def __str__(self) -> str:
         size = "×".join(str(n) for n in self.shape) or "one"
-        scale = "taken as they are"
+        scale = "not scaled"
         if self.divisor != 1:
             scale = f"divided by {self.divisor}"
         return f"{size} {self.dtype} from {self.low:g} to {self.high:g}, {scale}"
