@@ -135,7 +135,11 @@ def bench(
             "best": best,
             "flops_per_second": {n: _spread(rates[n]) for n in rates},
         },
-        "training": _rates(step, batch),
+        "training": {
+            "step_seconds": _spread(step),
+            "steps_per_second": _spread([1 / t for t in step]),
+            "examples_per_second": _spread([batch / t for t in step]),
+        },
         "profile": _profile(times, step),
         "memory": {"gradient_temporaries": memory, "peak": peak_memory()},
         "rounds": rounds,
@@ -165,14 +169,6 @@ def _relaxation(
         record["fraction_of_peak"] = _spread(fraction)
         record["arithmetic_seconds"] = _spread([flops / p for p in peak])
     return record
-
-
-def _rates(step: list[float], batch: int) -> dict[str, Any]:
-    return {
-        "step_seconds": _spread(step),
-        "steps_per_second": _spread([1 / t for t in step]),
-        "examples_per_second": _spread([batch / t for t in step]),
-    }
 
 
 class _Training:

@@ -253,8 +253,9 @@ def _doubts(name: str, raw: _Raw, y: np.ndarray, task: str) -> Iterator[str]:
     if len(absent) and classes > 1:
         shown = ", ".join(map(str, absent[:SHOWN])) + ", …" * (len(absent) > SHOWN)
         yield (
-            f"{name}: no example has class {shown}: labels are numbered from 0, so that "
-            f"the network has {classes} outputs for {classes - len(absent)} classes; "
+            f"{name}: no example has class {shown}: labels are numbered from 0, so "
+            f"that the network has {classes} outputs for {classes - len(absent)} "
+            "classes; "
             "renumber the labels with y = np.unique(y, return_inverse=True)[1], or "
             "give task='regression' (--task regression) if y holds target values"
         )

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import recipes
 from .._files import write_whole
 from ..estimators import (
     AbstractEstimator,
@@ -32,8 +31,9 @@ from ..training import (
 from ..verification._metrics import agreement
 from ._directory import RunDirectory
 from ._problem import Problem
+from ._recorder import Forwarding
 from ._seeds import complete
-from ._train import _start, _with_whole_paths, default_path
+from ._train import _configured, _start, _with_whole_paths, default_path
 
 EXAMPLES = 100
 """training examples on which the angle to the exact gradient is measured"""
@@ -83,9 +83,7 @@ def compare(
     is unknown or not defined for the network.
     """
     name = config if isinstance(config, str) else "run"
-    if isinstance(config, str):
-        config = recipes.recipe(config).config
-    config = dataclasses.replace(config, **overrides)
+    config = _with_whole_paths(_configured(config, overrides))
     if not estimators or len(set(estimators)) < len(estimators):
         raise ValueError(
             f"estimators are {', '.join(estimators) or 'none'}; give at least one "
@@ -96,7 +94,6 @@ def compare(
             f"learning_rate is {learning_rate}; it must be positive and finite, "
             "e.g. 0.003"
         )
-    config = _with_whole_paths(config)
     configs = {word: _config(config, word, learning_rate) for word in estimators}
     for word, planned in configs.items():
         with _named(word):
@@ -171,11 +168,12 @@ def _one_gradient(config: Config, problem: Problem) -> tuple[str, int]:
     return found.stats["rule"], analysis.temp_size_in_bytes
 
 
-class _Angles(Observer):
+class _Angles(Forwarding):
     """Measures a rule's angle to the exact gradient at epochs 0, 1, 2, 4, 8, …"""
 
     def __init__(self, config: Config, file: Path, inner: Observer):
-        self.config, self.file, self.inner = config, file, inner
+        super().__init__(inner)
+        self.config, self.file = config, file
 
     def known(self) -> list[dict[str, Any]]:
         """Return all angles so far, those before an interruption too."""
@@ -183,28 +181,19 @@ class _Angles(Observer):
             return []
         return json.loads(self.file.read_text(encoding="utf-8"))
 
-    def on_data(self, description):
-        self.inner.on_data(description)
-
     def on_start(self, trainer, state, epochs):
         x, y = trainer.splits["train"]
         self.examples = jax.tree.map(lambda leaf: leaf[:EXAMPLES], (x, y))
         self.epochs = epochs
         if int(state.epoch) == 0 and int(state.step) == 0:
             self._measure(state, 0)
-        self.inner.on_start(trainer, state, epochs)
-
-    def on_chunk(self, state, record):
-        self.inner.on_chunk(state, record)
+        super().on_start(trainer, state, epochs)
 
     def on_epoch(self, state, record):
         epoch = record["epoch"]
         if math.log2(epoch).is_integer() or epoch == self.epochs:
             self._measure(state, epoch)
-        self.inner.on_epoch(state, record)
-
-    def on_failure(self, state):
-        self.inner.on_failure(state)
+        super().on_epoch(state, record)
 
     def _measure(self, state, epoch: int) -> None:
         angle, settled = exact_angle(

@@ -57,7 +57,29 @@ class Interrupt:
         self.requested = True
 
 
-class Recorder(Observer):
+class Forwarding(Observer):
+    """An observer that passes everything to an `inner` one."""
+
+    def __init__(self, inner: Observer) -> None:
+        self.inner = inner
+
+    def on_data(self, description):
+        self.inner.on_data(description)
+
+    def on_start(self, trainer, state, epochs):
+        self.inner.on_start(trainer, state, epochs)
+
+    def on_chunk(self, state, record):
+        self.inner.on_chunk(state, record)
+
+    def on_epoch(self, state, record):
+        self.inner.on_epoch(state, record)
+
+    def on_failure(self, state):
+        self.inner.on_failure(state)
+
+
+class Recorder(Forwarding):
     """Write metrics and checkpoints; stop the run if the user asked to."""
 
     def __init__(
@@ -69,8 +91,9 @@ class Recorder(Observer):
         interrupt: Interrupt,
         inner: Observer,
     ) -> None:
+        super().__init__(inner)
         self.config, self.problem, self.directory = config, problem, directory
-        self.history, self.interrupt, self.inner = history, interrupt, inner
+        self.history, self.interrupt = history, interrupt
         self.saved = -SAVE_SECONDS
         self.unsaved_best: tuple[int, dict, dict] | None = None
 

@@ -14,6 +14,7 @@ from .._files import write_whole
 from ..report import draw_search
 from ..training import Config, Observer, TrainingDiverged
 from ._claims import claim, ENDED, state_of, try_again
+from ._recorder import Forwarding
 from ._train import train, TrainingInterrupted
 
 CLAIMS = ".claims"
@@ -162,27 +163,15 @@ def _study(path: Path, storage: str | None, name: str, pruner: Any, request: Any
     return made
 
 
-class _Watch(Observer):
+class _Watch(Forwarding):
     """Report every epoch to the trial; stop the training if Optuna prunes it."""
 
     def __init__(self, trial: Any, inner: Observer) -> None:
-        self.trial, self.inner = trial, inner
-        self.value = float("nan")
-
-    def on_data(self, description):
-        self.inner.on_data(description)
-
-    def on_start(self, trainer, state, epochs):
-        self.inner.on_start(trainer, state, epochs)
-
-    def on_chunk(self, state, record):
-        self.inner.on_chunk(state, record)
-
-    def on_failure(self, state):
-        self.inner.on_failure(state)
+        super().__init__(inner)
+        self.trial, self.value = trial, float("nan")
 
     def on_epoch(self, state, record):
-        self.inner.on_epoch(state, record)
+        super().on_epoch(state, record)
         error = record["val_error"]
         self.value = record["val_loss"] if error is None else error
         self.trial.report(self.value, record["epoch"])

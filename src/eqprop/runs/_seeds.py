@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import recipes
 from ..training import (
     Config,
     config_from_json,
@@ -24,6 +23,7 @@ from ..training import (
 from ._directory import RunDirectory, SEEDS_FILE, UNREADABLE
 from ._problem import Problem
 from ._train import (
+    _configured,
     _start,
     _with_whole_paths,
     default_path,
@@ -85,9 +85,7 @@ def train_seeds(
     """
     _check_alone()
     name = name or (config if isinstance(config, str) else "run")
-    if isinstance(config, str):
-        config = recipes.recipe(config).config
-    config = _with_whole_paths(dataclasses.replace(config, **overrides))
+    config = _with_whole_paths(_configured(config, overrides))
     _check_count(seeds, config.seed)
     plan = json.loads(json.dumps({"seeds": seeds, "config": config_to_json(config)}))
     if run is not None:

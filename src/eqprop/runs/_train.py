@@ -75,18 +75,7 @@ def train(
     """
     check_writers(writers)
     name = name or (config if isinstance(config, str) else "run")
-    if isinstance(config, str):
-        config = recipes.recipe(config).config
-    if not isinstance(config, Config):
-        raise ValueError(f"config is {config!r}; give a recipe's name or an ep.Config")
-    try:
-        config = dataclasses.replace(config, **overrides)
-    except TypeError:
-        fields = {field.name for field in dataclasses.fields(Config)}
-        unknown = ", ".join(sorted(set(overrides) - fields))
-        raise ValueError(
-            f"a configuration has no {unknown}; it has {', '.join(sorted(fields))}"
-        ) from None
+    config = _configured(config, overrides)
     with together():
         problem = Problem.build(config)
         if problem.dataset is not None and is_first():
@@ -154,6 +143,22 @@ def resume(
             written = _writers(directory, config, writers, observer)
             with entered_by_first(session(directory, resumed=True)), written:
                 return _run(config, problem, trainer, saved, directory, written)
+
+
+def _configured(config: Config | str, overrides: dict[str, Any]) -> Config:
+    """Return the recipe of this name, or the configuration, with other values."""
+    if isinstance(config, str):
+        config = recipes.recipe(config).config
+    if not isinstance(config, Config):
+        raise ValueError(f"config is {config!r}; give a recipe's name or an ep.Config")
+    try:
+        return dataclasses.replace(config, **overrides)
+    except TypeError:
+        fields = {field.name for field in dataclasses.fields(Config)}
+        unknown = ", ".join(sorted(set(overrides) - fields))
+        raise ValueError(
+            f"a configuration has no {unknown}; it has {', '.join(sorted(fields))}"
+        ) from None
 
 
 def _config_of(directory: RunDirectory, epochs: int | None) -> Config:
