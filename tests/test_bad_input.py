@@ -408,7 +408,7 @@ def test_where_predictions_cannot_go(out, fragments, small_run, x, capsys):
         (("loop", "--format", "md"), ("no run directory loop",)),
         ((), ("results", "no results", "give run directories")),
         (("--out", "file"), ("file", "choose a folder")),
-        (("--out", "mine"), ("README.md", "lost", "--out")),
+        (("--out", "mine"), ("README.md", "--out")),
     ],
     ids=["missing", "loop", "nothing", "file", "foreign"],
 )

@@ -5,11 +5,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from .. import recipes
 from ..bench import bench, bench_problem, ROUNDS
-from ..estimators import AbstractEstimator, named_estimator
+from ..estimators import AbstractEstimator
 from ..runs import environment
-from ..training import Config, Model, Optimizer, UserModel
+from ..training import Config, Model, Optimizer
 from ._console import (
     Flag,
     parse,
@@ -19,7 +18,7 @@ from ._console import (
     working,
 )
 from ._platform import Computing, start
-from ._train import recipe_name, Rule, value_of
+from ._train import planned, Rule
 
 PARTS = {
     "estimate": "gradient, all phases",
@@ -61,15 +60,7 @@ class BenchOptions(Computing):
 
 def main(argv: list[str]) -> int:
     """`eqprop bench RECIPE`."""
-    name, rest = recipe_name(argv)
-    config = recipes.recipe(name).config
-    model = value_of(rest, "--system")
-    if model is not None:
-        config = dataclasses.replace(config, model=UserModel(model))
-    rule = value_of(rest, "--estimator")
-    if rule is not None:
-        rule = named_estimator(rule, config.estimator)
-        config = dataclasses.replace(config, estimator=rule)
+    name, config, model, rest = planned(argv)
     shared = {field: getattr(config, field) for field in _SHARED}
     default = BenchOptions(**shared, system=model)
     options = parse(BenchOptions, "bench [RECIPE]", rest, default)

@@ -24,7 +24,8 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None)
 
     For `--help` and for mistakes, tyro prints the text and raises `SystemExit`.
     """
-    shown = io.StringIO()
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    shown = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace")
     try:
         with contextlib.redirect_stdout(shown):
             return tyro.cli(
@@ -36,7 +37,8 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None)
                 registry=NUMBERS,
             )
     finally:
-        print(_general_last(shown.getvalue()), end="")
+        shown.seek(0)
+        print(_general_last(shown.read()), end="")
 
 
 def _general_last(text: str) -> str:

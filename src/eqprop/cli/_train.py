@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -28,6 +29,7 @@ from ._seeds import finish_seeds
 
 ALMOST_ALL = 0.99
 SOME_OSCILLATE = 0.001  # even a few matter: their contrast is many times larger
+T = TypeVar("T")
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
 _FLAT = tyro.conf.arg(name="")
 _HERE = Machines()
@@ -74,20 +76,29 @@ class ResumeOptions:
     """print one JSON object on standard output, and nothing else"""
 
 
-def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
-    """The name of what is trained, and the options with the recipe's as defaults."""
+def planned(argv: list[str]) -> tuple[str, Config, str | None, list[str]]:
+    """Return recipe, its configuration with --system and --estimator, model, options.
+
+    The model and the rule decide which other options there are, so that they are read
+    before the full parse.
+    """
     name, rest = recipe_name(argv)
     config = recipes.recipe(name).config
     model = value_of(rest, "--system")
     if model is not None:
         config = dataclasses.replace(config, model=UserModel(model))
-        if value_of(rest, "--data") is None:
-            config = dataclasses.replace(config, data=None)
     rule = value_of(rest, "--estimator")
     if rule is not None:
-        config = dataclasses.replace(
-            config, estimator=named_estimator(rule, config.estimator)
-        )
+        estimator = named_estimator(rule, config.estimator)
+        config = dataclasses.replace(config, estimator=estimator)
+    return name, config, model, rest
+
+
+def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
+    """Return the name of the training, and its options with the recipe as default."""
+    name, config, model, rest = planned(argv)
+    if model is not None and value_of(rest, "--data") is None:
+        config = dataclasses.replace(config, data=None)
     options = parse(
         TrainOptions, "train [RECIPE]", rest, TrainOptions(config, system=model)
     )
@@ -116,12 +127,12 @@ def main(argv: list[str]) -> int:
             "devices": options.machines.devices,
         }
         if options.seeds != 1:
-            with _naming(), prints_aside(), each_run(lines) as watch:
+            with _training(each_run(lines)) as watch:
                 found = runs.train_seeds(
                     options.config, options.seeds, observer=watch, **request
                 )
             return finish_seeds(found, options.json, lines)
-        with _naming(), prints_aside(), watcher(first, lines) as observer:
+        with _training(watcher(first, lines)) as observer:
             run = runs.train(options.config, observer=observer, **request)
         return _finish(run, options.json, lines) if first else 0
 
@@ -153,10 +164,10 @@ def _resume(argv: list[str]) -> int:
                     "which all train for the planned number of epochs; leave --epochs "
                     "out, or resume one seed's directory"
                 )
-            with _naming(), prints_aside(), each_run(lines) as watch:
+            with _training(each_run(lines)) as watch:
                 found = runs.resume_seeds(options.resume, observer=watch, **shared)
             return finish_seeds(found, options.json, lines)
-        with _naming(), prints_aside(), watcher(first, lines) as observer:
+        with _training(watcher(first, lines)) as observer:
             run = runs.resume(
                 options.resume, epochs=options.epochs, observer=observer, **shared
             )
@@ -164,10 +175,11 @@ def _resume(argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _naming() -> Iterator[None]:
-    """Say of a Ctrl-C before the run began that nothing was saved."""
+def _training(progress: AbstractContextManager[T]) -> Iterator[T]:
+    """Show progress; say of a Ctrl-C before the run began that nothing was saved."""
     try:
-        yield
+        with prints_aside(), progress as observer:
+            yield observer
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
             str(stop)
