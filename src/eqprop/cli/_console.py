@@ -24,7 +24,7 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: Any = None)
 
     For `--help` and for mistakes, tyro prints the text and raises `SystemExit`.
     """
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     shown = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace")
     try:
         with contextlib.redirect_stdout(shown):
