@@ -147,7 +147,7 @@ def test_a_users_model_by_another_rule(small, capsys, tmp_path):
     [
         (["custom"], 2, "give --system FILE.py:NAME"),
         (["digits", "--batch-size", "0"], 2, "batch_size is 0"),
-        (["digits", "--rounds", "0"], 2, "rounds=0"),
+        (["digits", "--rounds", "0"], 2, "rounds is 0"),
         (["own.py:make"], 2, "write --system own.py:make"),
         (
             ["digits", *SMALL, "--optimizer.lr", "1e38"],
