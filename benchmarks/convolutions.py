@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from page import heading
 
-from eqprop.runs._timing import Job, time_rounds
+from eqprop.bench._timing import Job, time_rounds
 from eqprop.kernels import _correlation
 
 # Batch, image and channels below, kernel and channels above: layer 2 of the MNIST

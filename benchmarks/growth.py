@@ -23,7 +23,7 @@ from page import heading
 
 import eqprop as ep
 from eqprop.data import load
-from eqprop.runs._timing import compiled, Program, Spread, time_rounds
+from eqprop.bench._timing import compiled, Program, Spread, time_rounds
 
 INPUTS, OUTPUTS = 64, 10
 RULES: dict[str, Callable[[int], ep.AbstractEstimator]] = {

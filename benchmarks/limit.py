@@ -19,8 +19,8 @@ import numpy as np
 from page import heading
 
 import eqprop as ep
-from eqprop.runs import _timing
-from eqprop.runs._timing import Job, matrix_products, Relaxing, time_rounds
+from eqprop.bench import _timing
+from eqprop.bench._timing import Job, matrix_products, Relaxing, time_rounds
 
 C = ep.Convolution
 NETS: dict[str, tuple[Any, int]] = {

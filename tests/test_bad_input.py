@@ -137,7 +137,7 @@ FILES = {
     "text": (lambda x, y: {"x": x.astype(str), "y": y}, ("<U", "expected")),
     "objects": (lambda x, y: {"x": x.astype(object), "y": y}, ("'x'", "objects")),
     "scalar": (lambda x, y: {"x": x[0, 0], "y": y}, ("()", "[N, features]")),
-    "one class": (lambda x, y: {"x": x, "y": y * 0}, ("0", "two classes")),
+    "one class": (lambda x, y: {"x": x, "y": y * 0}, ("0", "classes")),
 }
 
 
@@ -280,10 +280,10 @@ def test_data_that_have_changed_or_gone(x, y, capsys):
     assert command(capsys, "train", *options)[0] == 0
     np.savez("own.npz", x=x[:, :2], y=y)
     message = refused(capsys, "eval", "run")
-    assert_holds(message, "have changed", "train.x", "×4", "×2", "train anew")
+    assert_holds(message, "have changed", "train.x", "×4", "×2", "train again")
     np.savez("own.npz", x=x + 1e-6, y=y)
     message = refused(capsys, "train", "--resume", "run")
-    assert_holds(message, "have changed", "train.x", "values differ")
+    assert_holds(message, "have changed", "train.x", "other values")
     Path("own.npz").unlink()
     assert_holds(refused(capsys, "eval", "run"), "are gone", "own.npz")
 
@@ -328,7 +328,7 @@ def test_a_folder_with_files_of_the_user(name, x, y, capsys):
     [
         (("--seed", "3"), ("--seed", "--epochs", "--json")),
         (("--epochs", "x"), ("'x'", "whole number")),
-        (("--epochs", "9"), ("epochs=9", "cosine", "train anew")),
+        (("--epochs", "9"), ("epochs=9", "cosine")),
     ],
 )
 def test_resuming_with_other_options(options, fragments, small_run, capsys):
@@ -408,7 +408,7 @@ def test_where_predictions_cannot_go(out, fragments, small_run, x, capsys):
         (("loop", "--format", "md"), ("no run directory loop",)),
         ((), ("results", "no results", "give run directories")),
         (("--out", "file"), ("file", "choose a folder")),
-        (("--out", "mine"), ("README.md", "lost", "--out")),
+        (("--out", "mine"), ("README.md", "--out")),
     ],
     ids=["missing", "loop", "nothing", "file", "foreign"],
 )

@@ -53,7 +53,7 @@ WRONG = {
     "projected": ("project", "(1,)", "(2,)"),
     "no_parameters": ("no parameters", "floating-point"),
     "bad_parameters": ("weight", "NaN"),
-    "logarithm": ("logarithm()", "starts from", "example 0", "division"),
+    "logarithm": ("logarithm()", "example 0", "division"),
     "cost_vector": ("cost", "(2,)", "scalar"),
     "cost_name": ("cost", "'undefined'", "model.py, line"),
     "goood": ("no function goood", "good"),

@@ -9,9 +9,9 @@ import pytest
 from zoo import quadratic
 
 import eqprop as ep
-from eqprop import data, runs
+from eqprop import data
 from eqprop.cli import main
-from eqprop.runs import _bench, _timing, bench, bench_problem
+from eqprop.bench import _bench, _timing, bench, bench_problem
 from eqprop.kernels import _correlation
 
 NETS = {
@@ -147,7 +147,7 @@ def test_a_users_model_by_another_rule(small, capsys, tmp_path):
     [
         (["custom"], 2, "give --system FILE.py:NAME"),
         (["digits", "--batch-size", "0"], 2, "batch_size is 0"),
-        (["digits", "--rounds", "0"], 2, "rounds=0"),
+        (["digits", "--rounds", "0"], 2, "rounds is 0"),
         (["own.py:make"], 2, "write --system own.py:make"),
         (
             ["digits", *SMALL, "--optimizer.lr", "1e38"],
@@ -167,6 +167,6 @@ def test_interrupted(small, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "bench", interrupted)
+    monkeypatch.setattr("eqprop.cli._bench.bench", interrupted)
     assert main(["bench", "digits"]) == 130
     assert "stopped before all was measured" in capsys.readouterr().err

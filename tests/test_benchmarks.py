@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import eqprop as ep
-from eqprop.runs import _timing
+from eqprop.bench import _timing
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))

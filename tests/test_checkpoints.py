@@ -123,7 +123,7 @@ def test_checkpoints_that_are_no_folder(copied, capsys):
     shutil.rmtree(copied / "checkpoints")
     (copied / "checkpoints").write_text("in the way")
     for words in (("eval", copied), ("train", "--resume", copied)):
-        assert_holds(refused(capsys, *words), "checkpoints is no folder", "remove it")
+        assert_holds(refused(capsys, *words), "checkpoints is not a folder")
 
 
 def test_checkpoints_of_other_data(copied, x, y, capsys):
@@ -133,7 +133,7 @@ def test_checkpoints_of_other_data(copied, x, y, capsys):
     shutil.rmtree(copied / "checkpoints")
     shutil.copytree("other/checkpoints", copied / "checkpoints")
     for words in (("eval", copied), ("train", "--resume", copied)):
-        assert_holds(refused(capsys, *words), "other data", "train.x", "train anew")
+        assert_holds(refused(capsys, *words), "other data", "train.x", "train again")
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -366,7 +366,7 @@ def test_a_strangers_model_is_not_executed(monkeypatch, tmp_path, capsys):
         *(("verify", "r"), ("tune", "r")),
     ):
         message = refused(capsys, *words)
-        assert_holds(message, "only when you name it", "--system r/model.py:model")
+        assert_holds(message, "only if you name it", "--system r/model.py:model")
         assert not Path("executed").exists()
     Path("other.py").write_text(STRANGER + "# more", encoding="utf-8")
     for system, fragment in (
@@ -452,7 +452,7 @@ def test_a_full_disk(small_run, capsys):
             ep.train(whole.config, run="run", observer=Fills())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_holds(str(stop.value), "is kept", "--resume run")
+    assert_holds(str(stop.value), "--resume run")
     run = ep.resume("run")
     for own, its in zip(run.system.weights, whole.system.weights, strict=True):
         np.testing.assert_array_equal(own, its)

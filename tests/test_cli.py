@@ -338,6 +338,12 @@ def test_the_whole_help_shows_defaults_and_units(capsys):
     status, out, _ = command(capsys, "train", "mnist-1h", "--help-all")
     assert status == 0
     assert "usage: eqprop train [RECIPE]" in out
+    boxes = re.findall(r"^╭─ (\S+) options|^╭─ (options)", out, re.MULTILINE)
+    assert [first or last for first, last in (boxes[0], boxes[-1])] == [
+        "estimator",
+        "options",
+    ]
+    assert out.rindex("--seed ") < out.index("--platform") < out.index("--cluster")
     text = " ".join(out.replace("│", " ").split())
     assert "strength of the nudge (dimensionless, not 0) (default: 1.0)" in text
     assert "units of the neurons' time constant (default: 0.5)" in text

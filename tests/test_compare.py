@@ -67,14 +67,22 @@ def test_a_learning_rate_that_is_none_is_refused(rate, tmp_path):
 
 def test_the_command_line(compared, data, capsys):
     """One JSON object, or a table with a row for each rule."""
-    options = ["digits", "--estimators", "ep", "--epochs", "1"]
+    options = ["digits", "--estimators", "ep", "--epochs", "1", "--run", "one"]
+    assert main(["compare", *options]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("digits: 10 classes, 1 797 examples")
+    assert "angle to exact" in shown
+    assert "comparison.png" in shown
     assert main(["compare", *options, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [record["estimator"] for record in found["records"]] == ["ep"]
-    assert main(["compare", *options, "--run", found["run"]]) == 0
-    shown = capsys.readouterr().out
-    assert "angle to exact" in shown
-    assert "comparison.png" in shown
+
+
+def test_an_unknown_field_is_named(tmp_path):
+    """For several seeds and several rules as for one training."""
+    for start in (ep.runs.train_seeds, ep.compare):
+        with pytest.raises(ValueError, match=r"no epocs; it has .*epochs"):
+            start("digits", (), run=tmp_path / "none", epocs=3)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_four_processes_are_one_and_go_on_in_turn(folder):
     """A run of four goes on alone, and that one with four again."""
     check_processes(4, folder)
     more = ["train", "--resume", "many", "--json", "--epochs"]
-    with pytest.warns(RunWarning, match="was begun elsewhere: devices"):
+    with pytest.warns(RunWarning, match="elsewhere: devices"):
         ep.resume(folder / "many", epochs=3)
     ended = finish(start(4, [*more, "4"], folder))
     assert [status for status, _, _ in ended] == [0] * 4, ended
@@ -139,7 +139,7 @@ def test_a_lost_worker_ends_the_run_and_is_named(folder, how, victim):
             assert "process 2 of the 4" in err or "\n2\n" in err, err
     done = len(losses(folder / "run"))
     assert done > 0
-    with pytest.warns(RunWarning, match="was begun elsewhere: devices"):
+    with pytest.warns(RunWarning, match="elsewhere: devices"):
         ep.resume(folder / "run", epochs=done + 1)
     assert len(losses(folder / "run")) == done + 1
 

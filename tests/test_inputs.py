@@ -187,7 +187,7 @@ def test_an_exported_network_says_its_scale(of_bytes, of_floats):
     assert found["given"]["divisor"] == 255
     assert_holds(found["preparation"], "3×4 uint8", "divided by 255", "flattened")
     found = export(of_floats, "floats")["input"]
-    assert_holds(found["preparation"], "float64 from 0 to 1", "taken as they are")
+    assert_holds(found["preparation"], "float64 from 0 to 1", "not scaled")
     assert "255" not in found["preparation"]
 
 
@@ -269,11 +269,11 @@ def test_held_out_targets_that_are_no_probabilities():
     np.savez("own.npz", x=x, y=y, x_test=x, y_test=-y)
     config = ep.recipe("digits").config
     model = ep.Hopfield(hidden=(3,), cost="cross-entropy", output="linear")
-    with pytest.raises(ValueError, match=r"test y\[0\] is no probability"):
+    with pytest.raises(ValueError, match=r"test y\[0\] is not a probability"):
         ep.train(config, run="r", data="own.npz", model=model, epochs=1)
     np.savez("own.npz", x=x, y=y)
     run = ep.train(config, run="r", data="own.npz", model=model, epochs=1)
-    with pytest.raises(ValueError, match=r"y\[0\] is no probability"):
+    with pytest.raises(ValueError, match=r"y\[0\] is not a probability"):
         ep.evaluate(run, x, y * 2)
 
 
@@ -320,7 +320,7 @@ def test_the_data_of_a_program(program, capsys):
         np.savez("given.npz", x=bad)
         refused(capsys, "predict", "r", "given.npz", *system)
     message = refused(capsys, "train", *system, "--task", "regression", "--run", "t")
-    assert_holds(message, "task is 'regression'", "brings its own x and y")
+    assert_holds(message, "task is 'regression'", "program.py:floats")
     words = ("train", "--system", f"{program}:pixels", "--epochs", "1", "--run", "p")
     assert_holds(refused(capsys, *words), "pixels() in program.py", "uint8", "/ 255")
 

@@ -1,6 +1,8 @@
 """The README's code, the wheel outside the tree, and the shape of the project."""
 
+import ast
 import functools
+
 import os
 import re
 import runpy
@@ -132,8 +134,8 @@ def test_wheel_works_outside_the_tree(tmp_path):
 def test_layers_of_imports():
     """Imports go one way: a package never imports one that comes after it."""
     order = [
-        *("systems", "costs", "relaxations", "estimators", "data"),
-        *("theory", "training", "recipes", "report", "runs", "papers", "cli"),
+        *("systems", "costs", "relaxations", "estimators", "data", "theory"),
+        *("training", "recipes", "bench", "report", "runs", "papers", "cli"),
     ]
     for file in (ROOT / "src" / "eqprop").rglob("*.py"):
         parts = file.relative_to(ROOT / "src" / "eqprop").with_suffix("").parts
@@ -147,6 +149,21 @@ def test_layers_of_imports():
             for name in names:
                 if name in order:
                     assert order.index(name) < order.index(parts[0]), (file, line)
+
+
+@pytest.mark.parametrize("package", ["bench", "cli", "data", "papers", "runs"])
+def test_no_circle_of_imports(package):
+    """Files of a package can be read one after the other; late imports count too."""
+    folder = ROOT / "src" / "eqprop" / package
+    imports = {}
+    for file in folder.glob("*.py"):
+        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        near = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 1]
+        named = [[n.module] if n.module else [a.name for a in n.names] for n in near]
+        imports[file.stem] = {name for names in named for name in names}
+    while free := {f for f, names in imports.items() if not names & imports.keys()}:
+        imports = {f: names for f, names in imports.items() if f not in free}
+    assert not imports
 
 
 def test_files_and_functions_stay_small():

@@ -246,7 +246,7 @@ def test_seeds_of_the_kept_record_are_not_trained_again(training, tmp_path, caps
     before = json.loads(file.read_text(encoding="utf-8"))
     capsys.readouterr()
     assert main([*options, "--seeds", "3", "--runs", str(tmp_path / "b")]) == 1
-    assert "seeds as found in" in capsys.readouterr().err
+    assert "D.tiny: seeds of" in capsys.readouterr().err
     after = json.loads(file.read_text(encoding="utf-8"))
     assert after["seeds"][:2] == before["seeds"]
     assert [path.name for path in (tmp_path / "b" / "D.tiny").iterdir()] == ["seed2"]

@@ -91,7 +91,7 @@ def test_a_damaged_plan(kind, seeds, capsys):
     text = wrong if isinstance(wrong, str) else json.dumps(seeds | wrong)
     Path("many", "seeds.json").write_text(text)
     message = refused(capsys, "train", "--resume", "many")
-    assert_holds(message, "seeds.json is damaged", "bring it back")
+    assert_holds(message, "seeds.json is damaged", "restore")
     assert Path("many", "seeds.json").read_text() == text
 
 

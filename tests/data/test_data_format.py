@@ -59,8 +59,8 @@ def test_what_fits(format, x, expected):
         (OF_UNIT, PIXELS.astype(int), "int64 from 0 to 255.*scale x"),
         (OF_UNIT, UNIT * 2 - 1, "from -1 to 1.*scale x"),
         (OF_UNIT, UNIT * 16, "from 0 to 16.*scale x"),
-        (OF_WIDE, PIXELS, "cannot know how uint8"),
-        (OF_WIDE, UNIT, "from 0 to 1; .*was x divided"),
+        (OF_WIDE, PIXELS, "uint8 is not known"),
+        (OF_WIDE, UNIT, "from 0 to 1; .*divide x"),
         (OF_NORMAL, NORMAL * 255, "scale x"),
         (OF_BYTES, PIXELS.reshape(20, 10, 2), r"\(10, 2\).*\(5, 4\).*reshape"),
         (OF_BYTES, PIXELS.reshape(20, 4, 5), r"\(4, 5\).*\(5, 4\).*moveaxis"),
@@ -92,7 +92,7 @@ def test_channels_that_come_first():
 def test_features_that_look_divided():
     """Fails if flat x in [0, 1] after training up to 255 passes without a word."""
     format = InputFormat.of(PIXELS.reshape(20, 20).astype(float), True)
-    assert "was x divided" in str(format.doubt(UNIT.reshape(20, 20)))
+    assert "divide x" in str(format.doubt(UNIT.reshape(20, 20)))
     assert format.doubt(PIXELS.reshape(20, 20).astype(float)) is None
     few = InputFormat.of(np.array([[-100.0], [100.0]]), True)
     assert few.doubt(np.array([[0.5]])) is None
@@ -197,4 +197,4 @@ def test_arrays_that_are_not_read(tmp_path):
     x = np.ones((4, 2))
     np.savez(tmp_path / "a.npz", x=x, y=[0, 1, 0, 1], x_val=x, y_val=[0, 1, 0, 1])
     (doubt,) = data.load(tmp_path / "a.npz").doubts
-    assert "x_val, y_val in the file are not read" in doubt
+    assert "x_val, y_val are ignored" in doubt

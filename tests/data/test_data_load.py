@@ -274,7 +274,7 @@ def test_one_hot():
     assert hot.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert loaded.targets(loaded.train.y[:0]).shape == (0, 3)
     for wrong in (-1, 3):
-        with pytest.raises(ValueError, match=f"{wrong}.*labels 0 to 2"):
+        with pytest.raises(ValueError, match=f"{wrong}.*0 to 2"):
             loaded.targets(np.array([wrong]))
 
 
@@ -287,7 +287,7 @@ BAD_X = [
     (ONES.astype(complex), "complex128.*x.real"),
     (np.full((4, 2), "a"), "dtype <U1.*np.unique"),
     (np.full((4, 2), None), "object.*dense"),
-    ([[1, 2], [3]] * 2, "x is no rectangular array"),
+    ([[1, 2], [3]] * 2, "x is not a rectangular array"),
     (np.full((4, 2), "2020", "M8[Y]"), "datetime64.*astype"),
     (np.ones((3, 2)), "x has 3 examples, y has 4"),
 ]
@@ -299,7 +299,7 @@ BAD_Y = [
     (LABELS * 1j, "complex128"),
     (np.array([0, 1, -3, -1]), r"y\[2\] = -3.*from 0.*\[N, 1\]"),
     (np.array([0.0, 1, -3, -1]), r"y\[2\] = -3.*from 0.*\[N, 1\]"),
-    (np.array([0, 1, 10_001, 2]), r"y\[2\] = 10001.*up to 10000.*\[N, 1\]"),
+    (np.array([0, 1, 10_001, 2]), r"y\[2\] = 10001.*at most 10000.*\[N, 1\]"),
     (np.eye(4, dtype=int), r"argmax\(1\).*astype\(np.float32\)"),
     (np.array([0.5, np.nan, 1, np.inf]), r"y has 2 values.*index \(1,\)"),
     (np.array([0.0, 1, np.inf, 1]), r"y has 1 value that.*index \(2,\)"),
@@ -357,11 +357,11 @@ TARGETS = Y + 0.5
 @pytest.mark.parametrize(
     ("y", "x_test", "y_test", "message"),
     [
-        (Y, X, None, "x_test is alone"),
-        (Y, None, Y, "y_test is alone"),
+        (Y, X, None, "only x_test"),
+        (Y, None, Y, "only y_test"),
         (Y, X[:, :1], Y, r"x_test .*\(1,\), x of shape \(2,\)"),
         (Y, X, Y[:5], "x_test has 6 examples, y_test has 5"),
-        (Y, X, Y + 1, r"y_test\[2\] = 3: the labels of y are 0 to 2"),
+        (Y, X, Y + 1, r"y_test\[2\] = 3: .*from 0 to 2"),
         (Y, X, Y - 1, r"y_test\[0\] = -1"),
         (Y, X, TARGETS, "y_test .*y holds class labels"),
         (TARGETS, X, np.ones((6, 2)), "y_test has 2 target values .*y has 1"),

@@ -144,7 +144,7 @@ def test_npz_member_that_is_no_array(tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x", "hello")
-    with pytest.raises(ValueError, match="'x' is no NumPy array"):
+    with pytest.raises(ValueError, match="'x' is not a NumPy array"):
         data.read_inputs(path)
 
 

@@ -1,7 +1,7 @@
-"""The command line: one word a job, parsed by tyro from the dataclasses themselves.
+"""The command line: one word for each job, options parsed by tyro from dataclasses.
 
-Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
-Progress goes to standard error, results to standard output.
+Exit status: 0 done, 1 the run or the check failed, 2 the request was wrong, 130
+interrupted.  Progress goes to standard error, results to standard output.
 """
 
 import errno
@@ -19,13 +19,13 @@ COMMANDS = {
     "train": ("_train:main", "train a recipe, your data or your model"),
     "eval": ("_commands:evaluate", "measure a run's error on its test set or a file"),
     "predict": ("_commands:predict", "write a run's predictions for a file"),
-    "verify": ("_verify:verify", "check the theorems on a recipe, run or model"),
+    "verify": ("_verify:verify", "check EP's gradient on a recipe, run or model"),
     "tune": (
         "_verify:tune",
         "propose T, K, dt and β for a gradient near the exact one",
     ),
     "compare": ("_compare:main", "train one recipe by several learning rules"),
-    "search": ("_search:main", "search the options of train for the least error"),
+    "search": ("_search:main", "search the options of train for the lowest error"),
     "bench": ("_bench:main", "measure speed and memory on this machine"),
     "reproduce": ("_reproduce:main", "measure the papers' claims again, with figures"),
     "report": (
@@ -33,10 +33,10 @@ COMMANDS = {
         "make a page or a table of runs, or keep their results",
     ),
     "export": ("_report:export", "write a run's network for programs without eqprop"),
-    "recipes": ("_commands:recipes", "list the recipes with paper and expected result"),
-    "info": ("_commands:info", "show versions, devices and data found"),
+    "recipes": ("_commands:recipes", "list the recipes with paper and expected error"),
+    "info": ("_commands:info", "show versions, devices and data sets found"),
 }
-"""where each command is (module:function), and what it does"""
+"""module:function of each command, and its description"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,22 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 status = _guarded(command, rest)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has seen enough (`| head`); nothing is left to be flushed at exit.
+        # The reader has closed the pipe (`| head`): leave nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    except KeyboardInterrupt:  # while libraries load
+    except KeyboardInterrupt:  # while libraries were loading
         status = 130
         print("interrupted: stopped before anything was done", file=sys.stderr)
     if arguments is None and status:
-        # Libraries stopped in the middle of their work complain, or crash, while they
-        # are taken down; all that matters has been said and saved.
+        # Libraries that were stopped in the middle of their work may crash while
+        # Python ends. All results are printed and saved, so end at once.
         sys.stderr.flush()
         os._exit(status)
     return status
 
 
 def _quick_answer(argv: list[str]) -> int | None:
-    """Help, version and unknown commands, which need no JAX; `None` for a command."""
+    """Answer help, version and unknown commands without JAX; else return `None`."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -95,20 +95,20 @@ def _quick_answer(argv: list[str]) -> int | None:
 
 
 def _loaded(name: str) -> Callable[[list[str]], int]:
-    """The function of a command; loads JAX."""
+    """Return the function of a command; this loads JAX."""
     module, _, function = COMMANDS[name][0].partition(":")
     return getattr(import_module(f".{module}", __package__), function)
 
 
 def _show_warnings() -> None:
-    """What is told of a run is a line for the user, not one of a program."""
+    """Print warnings about a run as one plain line each, without file and line."""
     from ..runs import RunWarning
 
     others, shown = warnings.showwarning, set()
 
     def show(message, category, *place):
         if issubclass(category, RunWarning):
-            if str(message) not in shown:  # every seed and trial has the same to say
+            if str(message) not in shown:  # seeds and trials repeat the same warning
                 print(f"warning: {message}", file=sys.stderr)
             shown.add(str(message))
         else:
@@ -119,7 +119,7 @@ def _show_warnings() -> None:
 
 
 def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Run one command; what goes wrong becomes a message and a status."""
+    """Run one command; turn its exception into a message and an exit status."""
     from ..estimators import UnsuitableRule
     from ..runs import TrainingInterrupted
     from ..training import TrainingDiverged, WorkerLost
@@ -141,7 +141,7 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         if isinstance(error, MemoryError) or "Out of memory" in str(error):
             return fail(f"out of memory: {_first_line(error)}; {_SMALLER}", 1)
         if isinstance(error, OSError) and error.errno in _IO_FAILED:
-            return fail(f"{_reason(error)}; make room, or write elsewhere", 1)
+            return fail(f"{_reason(error)}; make room, or choose another folder", 1)
         if isinstance(error, OSError):
             return fail(_reason(error), 2)
         if isinstance(error, UnsuitableRule):
@@ -149,27 +149,27 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
             return fail(f"{error} (on the command line: {words})", 2)
         if isinstance(error, ValueError):
             return fail(str(error), 2)
-        where = "EQPROP_DEBUG=1 shows where"
+        where = "set EQPROP_DEBUG=1 to see the traceback"
         return fail(f"{type(error).__name__}: {_first_line(error)}; {where}", 1)
 
 
-_SMALLER = "use smaller layers, a smaller batch_size or fewer examples"
+_SMALLER = "use smaller layers, a smaller --batch-size or fewer examples"
 _IO_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 def _check_streams() -> None:
-    """Print nowhere where a stream is closed, and ? where it cannot show a letter."""
+    """Discard output to a closed stream; print ? for a letter it cannot show."""
     sys.stdout = sys.stdout or io.StringIO()
     sys.stderr = sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    for library in ("absl", "matplotlib"):  # what they find wrong reaches us as errors
+    for library in ("absl", "matplotlib"):  # their errors reach us as exceptions
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _reason(error: OSError) -> str:
-    """The message of ours, or the file and what the system says of it."""
+    """Return our own message, or the file and the system's message."""
     if error.strerror is None:
         return str(error)
     place = "" if error.filename is None else f"{error.filename}: "

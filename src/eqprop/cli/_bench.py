@@ -1,30 +1,31 @@
-"""`eqprop bench`: what a recipe or a user's model costs on this machine."""
+"""`eqprop bench`: measure what a recipe or a user's model costs on this machine."""
 
 import dataclasses
 from typing import Annotated, Any
 
 import tyro
 
-from .. import recipes, runs
-from ..estimators import AbstractEstimator, named_estimator
-from ..training import Config, Model, Optimizer, UserModel
+from ..bench import bench, bench_problem, ROUNDS
+from ..estimators import AbstractEstimator
+from ..runs import environment
+from ..training import Config, Model, Optimizer
 from ._console import (
     Flag,
     parse,
     print_json,
     prints_aside,
     table,
+    working,
 )
 from ._platform import Computing, start
-from ._train import recipe_name, Rule, value_of
-from ._verify import working
+from ._train import planned, Rule
 
 PARTS = {
     "estimate": "gradient, all phases",
     "free": "free phase",
     "nudged": "nudged phase",
     "gradient": "gradient from the phases",
-    "rule": "gradient (all after the free phase)",
+    "rule": "gradient (everything after the free phase)",
     "update": "update of the parameters",
     "rest": "rest: examples, monitoring, the loop",
 }
@@ -34,7 +35,7 @@ PARTS = {
 class BenchOptions(Computing):
     """Measure what a recipe or your model (--system) costs on this machine.
 
-    Examples of named data sets are random: nothing is downloaded.
+    The examples of named data sets are random: nothing is downloaded.
     """
 
     model: Model
@@ -50,24 +51,16 @@ class BenchOptions(Computing):
     system: str | None = None
     """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     rule: Annotated[Rule | None, tyro.conf.arg(name="estimator")] = None  # type: ignore[valid-type]
-    """the learning rule in place of the recipe's, with its phases where it can"""
-    rounds: int = runs.ROUNDS
-    """rounds, in each of which all is measured once: more narrow the range"""
+    """learning rule (default: the recipe's); keeps the recipe's phases if it has any"""
+    rounds: int = ROUNDS
+    """measurements of each number; more of them narrow the range"""
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
 def main(argv: list[str]) -> int:
     """`eqprop bench RECIPE`."""
-    name, rest = recipe_name(argv)
-    config = recipes.recipe(name).config
-    model = value_of(rest, "--system")
-    if model is not None:
-        config = dataclasses.replace(config, model=UserModel(model))
-    rule = value_of(rest, "--estimator")
-    if rule is not None:
-        rule = named_estimator(rule, config.estimator)
-        config = dataclasses.replace(config, estimator=rule)
+    name, config, model, rest = planned(argv)
     shared = {field: getattr(config, field) for field in _SHARED}
     default = BenchOptions(**shared, system=model)
     options = parse(BenchOptions, "bench [RECIPE]", rest, default)
@@ -81,7 +74,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped before all was measured") from None
     if options.json:
-        print_json({"target": name, **found, "environment": runs.environment()})
+        print_json({"target": name, **found, "environment": environment()})
     else:
         _print(name, found)
     return 0
@@ -91,8 +84,8 @@ _SHARED = ("model", "estimator", "optimizer", "batch_size", "persistent")
 
 
 def _measured(config: Config, rounds: int) -> dict[str, Any]:
-    return runs.bench(
-        *runs.bench_problem(config),
+    return bench(
+        *bench_problem(config),
         estimator=config.estimator,
         optimizer=config.optimizer,
         persistent=config.persistent,
@@ -102,11 +95,11 @@ def _measured(config: Config, rounds: int) -> dict[str, Any]:
 
 def _print(name: str, found: dict[str, Any]) -> None:
     relaxation, training = found["relaxation"], found["training"]
-    environment = runs.environment()
+    here = environment()
     print(
         f"{name}: {found['parameters']:,} parameters, batch of {found['batch_size']}, "
-        f"{found['dtype']}, {environment['backend']} ({environment['processor']}, "
-        f"{environment['cores']} cores), jax {environment['packages']['jax']}"
+        f"{found['dtype']}, {here['backend']} ({here['processor']}, "
+        f"{here['cores']} cores), jax {here['packages']['jax']}"
     )
     rows = [
         ("relaxation steps/s", *_numbers(relaxation["steps_per_second"])),
@@ -131,33 +124,35 @@ def _print(name: str, found: dict[str, Any]) -> None:
         for part, value in found["profile"].items()
     ]
     rows.append(("training step", *_numbers(training["step_seconds"], 1e3), "100 %"))
-    table("", ("what a training step goes to", "ms", "range", "share"), rows)
+    table("", ("part of a training step", "ms", "range", "share"), rows)
     memory, peak = found["memory"], found["memory"]["peak"]
     print(
         f"memory: {memory['gradient_temporaries'] / 2**20:.1f} MiB of temporaries in a "
         f"gradient; at most {'–' if peak is None else f'{peak / 2**20:.0f}'} MiB held "
-        f"by the {'process' if environment['backend'] == 'cpu' else 'device'}"
+        f"by the {'process' if here['backend'] == 'cpu' else 'device'}"
     )
     print(_note(relaxation))
 
 
 def _note(relaxation: dict[str, Any]) -> str:
     lines = [
-        "a relaxation step: a long relaxation less a short one, divided by the steps",
-        "of one example: the same with a batch of one, what a step costs at least",
-        "beside the steps: what else a relaxation costs: input drive, start, residual",
+        "a relaxation step: a long relaxation minus a short one, divided by the steps",
+        "of one example: the same for a batch of one, the least that a step costs",
+        "beside the steps: the rest of a relaxation: input drive, start, residual",
     ]
     if relaxation["flops_per_step"] is None:
         lines.append(
-            f"no arithmetic: XLA cannot count that of {relaxation['relaxation']}"
+            "no arithmetic: XLA cannot count the operations of "
+            f"{relaxation['relaxation']}"
         )
     return "\n".join(lines)
 
 
 def _numbers(spread: dict[str, float], scale: float = 1.0) -> tuple[str, str]:
-    """Median and range, three digits each."""
-    numbers = (_three(scale * spread[name]) for name in ("median", "least", "most"))
-    median, least, most = numbers
+    """Return median and range, three digits each."""
+    median, least, most = (
+        _three(scale * spread[name]) for name in ("median", "least", "most")
+    )
     return median, f"{least} – {most}"
 
 

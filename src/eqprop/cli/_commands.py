@@ -31,8 +31,8 @@ def evaluate(argv: list[str]) -> int:
             x, y = data.read_examples(options.data)
             if y is None:
                 raise ValueError(
-                    f"{options.data} holds no array y to compare with; save one with "
-                    "np.savez(path, x=x, y=y), or use eqprop predict"
+                    f"{options.data} holds no array y to compare with; save one "
+                    "with np.savez(path, x=x, y=y), or use eqprop predict"
                 )
             found = runs.evaluate(run, x, y)
     if options.json:
@@ -92,13 +92,13 @@ def predict(argv: list[str]) -> int:
 
 
 def _check_out(out: Path, source: Path) -> None:
-    """Refuse before the work what would fail, or overwrite the data, after it."""
+    """Refuse, before the work, a file that cannot be written or must not be."""
     if out.suffix != ".npz":
-        raise ValueError(f"--out is {out}; the name of the file must end in .npz")
+        raise ValueError(f"--out is {out}; give a file name that ends in .npz")
     if not out.parent.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {out.parent} to write {out.name} into; make it, or "
-            "choose another with --out"
+            f"there is no folder {out.parent} for {out.name}; make it, or choose "
+            "another with --out"
         )
     if out.is_dir() or (out.exists() and source.exists() and out.samefile(source)):
         what = "a folder" if out.is_dir() else "the file to predict"
@@ -112,7 +112,7 @@ def recipes(argv: list[str]) -> int:
     if not chosen:
         raise ValueError(
             f"no recipe contains {' and '.join(map(repr, options.words))} in its name, "
-            "description or paper. List all of them: eqprop recipes"
+            "description or paper. To list all recipes: eqprop recipes"
         )
     if options.json:
         fields = ("name", "summary", "paper", "expected", "group")
@@ -130,12 +130,12 @@ def recipes(argv: list[str]) -> int:
             rows = [(name, what, expected) for name, what, _, expected in rows]
         if rows:
             table(group, columns, rows)
-    print("train one: eqprop train RECIPE; filter the list: eqprop recipes mnist")
+    print("to train one: eqprop train RECIPE; to filter the list: eqprop recipes mnist")
     return 0
 
 
 def _matches(recipe: _recipes.Recipe, words: tuple[str, ...]) -> bool:
-    """Whether every word occurs in what is listed of a recipe."""
+    """Whether the line of a recipe contains every word."""
     text = f"{recipe.name} {recipe.summary} {recipe.paper}".lower()
     return all(word.lower() in text for word in words)
 
@@ -151,7 +151,7 @@ def info(argv: list[str]) -> int:
         try:
             folder = data.find(name)
             folders[name] = None if folder is None else str(folder)
-        except ValueError as wrong:  # of EQPROP_DATA: to be shown, not to stop here
+        except ValueError as wrong:  # a wrong EQPROP_DATA is shown in the table
             folders[name] = str(wrong)
     found["data"] = folders
     found["compilation_cache"] = str(cache_folder())

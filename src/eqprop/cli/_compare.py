@@ -14,7 +14,7 @@ from ._console import (
 )
 from ._options import CompareOptions
 from ._platform import start
-from ._progress import Progress
+from ._progress import print_lines, Progress
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +23,8 @@ def main(argv: list[str]) -> int:
     start(options)
     words = split_words(options.estimators)
     overrides = {} if options.epochs is None else {"epochs": options.epochs}
-    with prints_aside(), Progress() as progress:
+    lines: list[str] = []
+    with prints_aside(), Progress(lines) as progress:
         found = runs.compare(
             options.recipe,
             words,
@@ -37,12 +38,13 @@ def main(argv: list[str]) -> int:
     if options.json:
         print_json({"run": str(found.path), "records": found.records})
         return 1 if failed else 0
+    print_lines(lines)
     rows = [_row(record) for record in found.records]
     columns = ("rule", "test error", "train error", "angle to exact, °", "seconds")
     table("", (*columns, "MiB", "settled", "optimizer"), rows)
     print(
         "angle: to the exact gradient of the settled cost, from a cold start, at the "
-        "first and the last epoch\nseconds: of training, compilation included; MiB: "
+        "first and the last epoch\nseconds: training time with compilation; MiB: "
         f"temporaries of one gradient\n{found.path}: comparison.png, comparison.json"
     )
     for record in failed:
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _row(record: dict[str, Any]) -> tuple[str, ...]:
-    """A rule's line; what a diverged one has not reached is a dash."""
+    """Return the line of a rule; a diverged rule has dashes instead of results."""
     angles = [_degrees(row["angle"]) for row in record["angles"]]
     last, seconds = {}, "–"
     if record["failure"] is None:

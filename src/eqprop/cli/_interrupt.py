@@ -1,6 +1,6 @@
-"""Re-raise a Ctrl-C that a library swallowed: JAX loses what its callbacks raise.
+"""Re-raise a Ctrl-C that a library swallowed: JAX loses exceptions of its callbacks.
 
-SIGTERM, by which a batch system announces the end, counts as Ctrl-C.
+SIGTERM counts as Ctrl-C: batch systems send it before they end a job.
 """
 
 import _thread
@@ -11,14 +11,14 @@ import threading
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-AGAIN = 0.3  # seconds until a Ctrl-C that had no effect is repeated
+AGAIN = 0.3  # seconds until a Ctrl-C that had no effect is raised again
 
 
 class Heard:
-    """Within this block Ctrl-C raises KeyboardInterrupt until that ends the block.
+    """Raise KeyboardInterrupt on Ctrl-C, again and again, until it ends the block.
 
-    While `loading` it ends the program at once: an exception in the middle of an import
-    would be a traceback, or be lost.
+    While `loading`, Ctrl-C ends the program at once: an exception in the middle of an
+    import would print a traceback or be lost.
     """
 
     def __init__(self, loading: bool = False) -> None:
@@ -50,6 +50,6 @@ class Heard:
         raise KeyboardInterrupt
 
     def _lost(self, unraisable: Any) -> None:
-        """An exception in a callback; ours comes again, and needs no report."""
+        """Report an exception that Python ignored, unless `_raise` will repeat it."""
         if unraisable.exc_type is not KeyboardInterrupt:
             self._hook(unraisable)

@@ -1,4 +1,4 @@
-"""Which devices and processes a training command runs on."""
+"""Options of `train` and `search`: platform, devices, processes that train together."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ import jax
 
 from ..training import _processes
 from ..training import Observer
+from ._platform import Computing
 from ._progress import Progress
 
 LAUNCHERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE",) * 2)
@@ -18,21 +19,23 @@ FORCED = "xla_force_host_platform_device_count"
 
 
 @dataclasses.dataclass(frozen=True)
-class Machines:
+class Machines(Computing):
     """Devices and processes that share each batch; the result stays the same."""
 
     devices: int | None = None
-    """devices of each process (default: 1; with several processes all it sees)"""
+    """devices that share each batch (default: 1; with several processes, all devices
+    of each)"""
     coordinator: str | None = None
-    """HOST:PORT where process 0 can be reached, the same for all processes"""
+    """address of process 0, HOST:PORT, the same for all processes; to train on several
+    machines without a launcher"""
     processes: int | None = None
-    """processes of the run, started by you with the same options"""
+    """number of processes; start each yourself with the same options"""
     process_id: int | None = None
-    """number of this process, 0 … processes − 1; process 0 writes and prints"""
+    """number of this process, 0 to processes − 1; process 0 writes and prints"""
     cluster: Literal["auto", "slurm", "ompi", "mpi4py"] | None = None
-    """find the other processes as JAX does; auto: SLURM, Open MPI or Kubernetes"""
+    """launcher that started the processes; auto: SLURM, Open MPI or Kubernetes"""
     patience: float = _processes.PATIENCE
-    """seconds until a process that does not answer is given up"""
+    """seconds to wait for a process that does not answer"""
 
     def __post_init__(self):
         if self.devices is not None and self.devices < 1:
@@ -54,13 +57,13 @@ class Machines:
             0 <= self.process_id < self.processes  # type: ignore[operator]
         ):
             raise ValueError(
-                f"--process-id is {self.process_id} of --processes {self.processes}; "
-                "the processes are numbered from 0"
+                f"--process-id is {self.process_id}; with --processes "
+                f"{self.processes} it must be from 0 to {self.processes - 1}"  # type: ignore[operator]
             )
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[bool]:
-        """Start the devices and processes; whether this process shows results."""
+        """Start the devices and processes; yield whether this process shows results."""
         if self.devices is not None and FORCED not in os.environ.get("XLA_FLAGS", ""):
             with contextlib.suppress(RuntimeError):  # too late: JAX has started
                 jax.config.update("jax_num_cpu_devices", self.devices)
@@ -71,8 +74,7 @@ class Machines:
         _keep_results_alone()
         cluster = None if self.cluster == "auto" else self.cluster
         _processes.start(
-            *(self.coordinator, self.processes, self.process_id),
-            *(cluster, self.patience),
+            self.coordinator, self.processes, self.process_id, cluster, self.patience
         )
         try:
             yield _processes.is_first()
@@ -83,15 +85,12 @@ class Machines:
 def watcher(
     first: bool, lines: list[str] | None = None
 ) -> contextlib.AbstractContextManager[Observer]:
-    """A progress bar, in one process only."""
+    """Return a progress bar for the first process, an idle observer for the others."""
     return Progress(lines) if first else contextlib.nullcontext(Observer())
 
 
 def _keep_results_alone() -> None:
-    """From here on only Python writes to standard output.
-
-    The collectives' library prints there too: it is given standard error instead.
-    """
+    """Reserve standard output for Python; libraries print to standard error instead."""
     sys.stdout.flush()
     results = os.dup(1)
     os.dup2(2, 1)
@@ -99,11 +98,11 @@ def _keep_results_alone() -> None:
 
 
 def _note_launcher() -> None:
-    """One process of many that train apart is seldom what was meant."""
+    """Tell users of a launcher that their processes do not train together."""
     for count, number in LAUNCHERS:
         if os.environ.get(count, "1") not in ("", "1") and number in os.environ:
             print(
-                f"note: {os.environ[count]} tasks were started, and each trains by "
-                "itself; --cluster auto makes them train together",
+                f"note: {os.environ[count]} tasks were started, and each trains a run "
+                "of its own; with --cluster auto they train one run together",
                 file=sys.stderr,
             )

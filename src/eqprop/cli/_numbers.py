@@ -1,7 +1,7 @@
-"""How numbers are read from the command line, and what is said of a word that is none.
+"""Rules for tyro: read numbers and convolutions from words of the command line.
 
-tyro's own rules would repeat Python's messages ("invalid literal for int() with base
-10"); these name the word and what was expected.
+tyro's own rules repeat Python's messages ("invalid literal for int() with base 10").
+These name the word that was given and what is expected.
 """
 
 from types import NoneType
@@ -18,7 +18,7 @@ NUMBERS = ConstructorRegistry()
 
 @NUMBERS.primitive_rule
 def _one(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """int, float, and unions of them, with None or without."""
+    """Read int, float, and unions of them, with None or without."""
     kinds = get_args(info.type) or (info.type,)
     if not {int, float} & set(kinds) or not {int, float, NoneType} >= set(kinds):
         return None
@@ -34,7 +34,7 @@ def _one(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 @NUMBERS.primitive_rule
 def _many(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """tuple[int, ...] and tuple[float, ...]."""
+    """Read tuple[int, ...] and tuple[float, ...]."""
     kind, *rest = get_args(info.type) or (None,)
     if get_origin(info.type) is not tuple or rest != [...] or kind not in (int, float):
         return None
@@ -50,7 +50,7 @@ def _many(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 @NUMBERS.primitive_rule
 def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """dict[str, float], written NAME NUMBER NAME NUMBER …"""
+    """Read dict[str, float], written NAME NUMBER NAME NUMBER …"""
     if get_origin(info.type) is not dict or get_args(info.type) != (str, float):
         return None
 
@@ -102,8 +102,8 @@ def _convolution(word: str) -> Any:
             options["pool"] = part
     if not (channels.isdigit() and kernel.isdigit()):
         raise ValueError(
-            f"{word!r} is no convolution; write CHANNELS:KERNEL, e.g. 32:5, and where "
-            "wanted :max, :average or :softmax, :s2 (stride) and :p1 (padding)"
+            f"{word!r} is not a convolution; write CHANNELS:KERNEL, e.g. 32:5. You may "
+            "add :max, :average or :softmax (pool), :s2 (stride) and :p1 (padding)"
         )
     return Convolution(int(channels), int(kernel), **options)
 

@@ -1,6 +1,6 @@
-"""Where a command computes: `--platform`, and how JAX compiles there.
+"""The option `--platform`, and how JAX compiles.
 
-Everything here must happen before JAX starts: it picks its devices once.
+All of it must happen before JAX starts, since JAX picks its devices once.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from typing import Literal
 Platform = Literal["auto", "cpu", "gpu", "tpu"]
 
 _INSTALL = {
-    "gpu": 'pip install "jax[cuda13]", or "jax[cuda12]" where the driver is older',
-    "tpu": 'pip install "jax[tpu]" on a machine that has one',
+    "gpu": 'pip install "jax[cuda13]", or "jax[cuda12]" for an older driver',
+    "tpu": 'pip install "jax[tpu]" on a machine with a TPU',
 }
 
 
@@ -23,7 +23,7 @@ class Computing:
     """The options of every command that computes."""
 
     platform: Platform = "auto"
-    """where to compute; auto: an accelerator where JAX finds one, else the CPU"""
+    """where to compute; auto: the accelerator that JAX finds, else the CPU"""
 
 
 def start(options: Computing, quickly: bool = False) -> None:
@@ -31,13 +31,13 @@ def start(options: Computing, quickly: bool = False) -> None:
 
     `quickly` is for programs that run once: XLA optimizes them less.
 
-    **Raises:** `ValueError` for a platform that this machine does not have.
+    **Raises:** `ValueError` if this machine does not have the platform.
     """
     import jax
 
     if quickly:
         _compile_quickly()
-    # float32 is float32 on an accelerator too, unless a configuration says otherwise.
+    # Accelerators would round float32 products; a configuration asks for it if wanted.
     if jax.config.jax_default_matmul_precision is None:  # type: ignore[attr-defined]
         jax.config.update("jax_default_matmul_precision", "float32")
     _use_compilation_cache()
@@ -46,7 +46,7 @@ def start(options: Computing, quickly: bool = False) -> None:
 
 
 def _use_platform(platform: str) -> None:
-    """Compute there or not at all; the CPU stays at hand for a user's own programs."""
+    """Compute on this platform or fail; a user's own programs may use the CPU too."""
     import jax
 
     before = jax.config.jax_platforms  # type: ignore[attr-defined]
@@ -57,21 +57,21 @@ def _use_platform(platform: str) -> None:
         jax.devices(platform)
         if found == platform:
             return
-        reason = f"this program has begun to compute on {found}"
+        reason = f"this program already computes on {found}"
     except (RuntimeError, AssertionError) as error:  # JAX asserts that plugins exist
         reason = next(iter(str(error).splitlines()), "").partition(" (set JAX")[0]
-    # Nor where JAX_PLATFORMS has named the same: what there is must still be told.
+    # Unset a JAX_PLATFORMS of the same name, so that JAX can list what there is.
     jax.config.update("jax_platforms", None if platform in (before or "") else before)
     here = dict.fromkeys(device.platform for device in jax.devices())
     hint = f". To install it: {_INSTALL[platform]}" if platform in _INSTALL else ""
     raise ValueError(
-        f"--platform {platform}: JAX finds none here ({reason or 'not installed'}); "
-        f"available: {', '.join(here)}{hint}"
+        f"--platform {platform}: JAX finds no {platform} here "
+        f"({reason or 'not installed'}); available: {', '.join(here)}{hint}"
     )
 
 
 def _plugin(platform: str) -> str:
-    """JAX's own word: 'gpu' would ask for every maker's plugin at once."""
+    """Return JAX's name of the platform: "gpu" would load every maker's plugin."""
     if platform != "gpu":
         return platform
     from importlib.metadata import distributions
@@ -81,17 +81,17 @@ def _plugin(platform: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept between runs."""
+    """Return the folder that keeps compiled programs between runs."""
     import pooch
 
     return Path(str(pooch.os_cache("eqprop"))) / "xla"
 
 
 def _compile_quickly() -> None:
-    """Have XLA optimize less: a fifth of a short program's time.
+    """Make XLA optimize less, which saves a fifth of a short program's time.
 
-    XLA reads this when it starts, and ends a program that names a flag it does not
-    know: other releases are left alone.
+    XLA reads the flag when it starts, and ends the program if it does not know it.  So
+    the flag is set only for releases that have it.
     """
     if version("jaxlib").startswith("0.10."):
         given = os.environ.get("XLA_FLAGS", "")
@@ -99,7 +99,7 @@ def _compile_quickly() -> None:
 
 
 def _use_compilation_cache() -> None:
-    """Keep compiled programs, small ones too, unless the user has set a place."""
+    """Keep compiled programs, small ones too, in our cache or in the user's."""
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -107,11 +107,11 @@ def _use_compilation_cache() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
-            return  # nowhere to keep them: every run compiles anew
+            return  # without a folder, every run compiles again
         if not os.access(folder, os.W_OK):
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A cache that is full or has gone costs time, and is nobody's concern but ours.
+    # A full or missing cache costs time only, so that the user need not know.
     warnings.filterwarnings("ignore", ".*persistent compilation cache")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,4 +1,4 @@
-"""The live progress bar of a training run; silent where nobody is watching."""
+"""The live progress bar of a training run; silent without a terminal."""
 
 import contextlib
 import sys
@@ -11,18 +11,18 @@ from ._console import percent
 
 
 def rounding_in_words(found: dict[str, Any]) -> str:
-    """What `precision.json` says, in a sentence."""
+    """Return what `precision.json` says, in a sentence."""
     precision, angle = found["precision"], found["angle"]
     if angle is None:
-        return f"{precision}: its angle is not measured, as this rule draws noise"
+        return f"{precision}: its angle is not measured, because this rule draws noise"
     return f"{precision}: the first gradient is {angle:.2g}° off its float64 value"
 
 
 class Progress(Observer):
-    """A bar over all epochs on standard error, if that is a terminal.
+    """Show a bar over all epochs on standard error, if that is a terminal.
 
-    The line that describes the data is shown above the bar; without a terminal it is
-    added to `lines`, which the command prints with its result.
+    The line that describes the data appears above the bar.  It is also added to
+    `lines`, which the command prints with its result if there is no terminal.
     """
 
     def __init__(self, lines: list[str] | None = None) -> None:
@@ -95,7 +95,7 @@ class Progress(Observer):
 
 
 def print_lines(lines: list[str]) -> None:
-    """Print what no terminal has shown above a bar."""
+    """Print the lines that describe the data, unless a terminal has shown them."""
     if lines and not sys.stderr.isatty():
         print("\n".join(lines))
 
@@ -104,7 +104,7 @@ def print_lines(lines: list[str]) -> None:
 def each_run(
     lines: list[str] | None = None,
 ) -> Iterator[Callable[[Path], Progress]]:
-    """A bar for each of several runs, one at a time."""
+    """Yield a function that opens the bar of the next run and closes the last one."""
     with contextlib.ExitStack() as shown:
 
         def watch(run: Path) -> Progress:

@@ -1,4 +1,4 @@
-"""`eqprop report` and `export`: what others read, with eqprop and without."""
+"""`eqprop report` and `export`: write pages, tables, and networks for others."""
 
 import dataclasses
 import json
@@ -7,10 +7,9 @@ from pathlib import Path
 
 from .. import report as _report, runs
 from .._files import write_whole
-from ._console import parse, print_json, prints_aside
+from ._console import parse, print_json, prints_aside, working
 from ._options import ExportOptions, ReportOptions
 from ._platform import start
-from ._verify import working
 
 SUFFIXES = {"html": ".html", "md": ".md", "csv": ".csv", "latex": ".tex"}
 RESULTS = Path("results")
@@ -24,7 +23,7 @@ def report(argv: list[str]) -> int:
     if options.out is not None and _is_folder(options.out):
         return _keep(options, options.out)
     if not options.runs:
-        raise ValueError(f"give run directories to make {options.out} of")
+        raise ValueError(f"--out is {options.out}; add the run directories to report")
     kind = options.format or _kind(options.out)
     if options.out is not None and options.out.suffix != SUFFIXES[kind]:
         raise ValueError(
@@ -67,25 +66,24 @@ def _is_folder(path: Path) -> bool:
 
 
 def _kind(out: Path | None) -> str:
-    """The format that a file's name asks for."""
+    """Return the format of a file with this name."""
     if out is None:
         return "html"
     for kind, suffix in SUFFIXES.items():
         if out.suffix == suffix:
             return kind
     raise ValueError(
-        f"--out is {out}; name a file that ends in {', '.join(SUFFIXES.values())}, or "
-        "a folder to keep results in"
+        f"--out is {out}; give a file that ends in {', '.join(SUFFIXES.values())}, or "
+        "a folder in which results are kept"
     )
 
 
 def _keep(options: ReportOptions, folder: Path) -> int:
-    """Add runs to the results that a folder holds, and make its table anew."""
+    """Add runs to the results in a folder; rewrite the folder's table."""
     if options.format is not None:
         raise ValueError(
-            f"--out {folder} is a folder, in which results are kept as they are; "
-            f"--format {options.format} needs a file that ends in "
-            f"{SUFFIXES[options.format]}"
+            f"--out {folder} is a folder, and --format {options.format} needs a file: "
+            f"give a name that ends in {SUFFIXES[options.format]}, or omit --format"
         )
     for path in options.runs:
         run = runs.RunDirectory(path)
@@ -109,7 +107,7 @@ def _kept(run: runs.RunDirectory, folder: Path) -> Path:
 
 
 def _check_results(folder: Path, added: tuple[Path, ...]) -> None:
-    """Refuse a folder whose files are not ours, and a table of nothing."""
+    """Refuse a folder with files of other programs, and one without any result."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file; choose a folder")
     kept = sorted(folder.glob("*.json"))
@@ -119,8 +117,8 @@ def _check_results(folder: Path, added: tuple[Path, ...]) -> None:
         text = file.read_text(encoding="utf-8") if file.exists() else "# Results"
         if '"history"' not in text and not text.startswith("# Results"):
             raise ValueError(
-                f"{file} was not made by eqprop report and would be lost or in the "
-                "way; choose another folder with --out"
+                f"{file} was not made by eqprop report, which would overwrite or "
+                "misread it; choose another folder with --out"
             )
 
 

@@ -23,11 +23,10 @@ from ..papers import (
     write_page,
     write_record,
 )
-from ._console import parse, print_json, prints_aside, suggest, table
+from ._console import parse, print_json, prints_aside, suggest, table, working
 from ._options import ReproduceOptions
 from ._platform import start
 from ._progress import each_run
-from ._verify import working
 
 FAILED = ("does not hold", "differs", "diverged")
 
@@ -36,22 +35,24 @@ def main(argv: list[str]) -> int:
     """`eqprop reproduce D.table1.P-1h`."""
     options = parse(ReproduceOptions, "reproduce", argv)
     if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds}: give a whole number ≥ 1, e.g. 3")
+        raise ValueError(f"--seeds is {options.seeds}; give a whole number ≥ 1, e.g. 3")
     if options.epochs is not None and options.epochs < 1:
-        raise ValueError(f"--epochs {options.epochs}: give a whole number ≥ 1, e.g. 10")
+        raise ValueError(
+            f"--epochs is {options.epochs}; give a whole number ≥ 1, e.g. 10"
+        )
     chosen = chosen_items(options.items)
     check_effects(options, chosen)
     if not chosen:
         return show_list(options)
     check_page(options.out)
-    # A claim runs once, a training for long: only trainings are worth optimizing.
+    # A claim's programs run once: only those of trainings are worth optimizing.
     start(options, quickly=not any(isinstance(item, Training) for item in chosen))
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     failed = False
     for item in chosen:
         record = measure(item, options)
-        # A small training is not judged, a small claim is.
+        # A quick training is not judged; a quick claim is.
         is_small = record.version.quick and isinstance(record, TrainingRecord)
         verdict = "quick" if is_small else item.verdict(record)
         diverged = any(seed.failure for seed in record.seeds)
@@ -88,7 +89,7 @@ def check_effects(options: ReproduceOptions, chosen: list[Item]) -> None:
 def measure(item: Item, options: ReproduceOptions) -> Record:
     """Measure an item; write its record, its figure and the page."""
     drawn = options.out / f".{item.name}.png"
-    # A training has a progress bar of its own.
+    # A training shows its own progress bar.
     is_training = isinstance(item, Training)
     sign = prints_aside() if is_training else working(f"measuring {item.name}")
     version = version_of(item, options)
@@ -107,7 +108,7 @@ def measure(item: Item, options: ReproduceOptions) -> Record:
         same = [seed for seed in record.seeds if seed in known]
         if same:
             numbers = ", ".join(str(seed.seed) for seed in same)
-            print(f"{item.name}: seeds as found in {options.out}: {numbers}")
+            print(f"{item.name}: seeds of the record in {options.out}: {numbers}")
     drawn.replace(place(options.out, item.name, version, ".png"))
     record = write_record(options.out, item.name, record)
     write_page(options.out)
@@ -115,7 +116,7 @@ def measure(item: Item, options: ReproduceOptions) -> Record:
 
 
 def version_of(item: Item, options: ReproduceOptions) -> Version:
-    """The version that the options choose; a claim has only a quick one."""
+    """Return the version that the options ask for; a claim has only a quick one."""
     if not isinstance(item, Training):
         return Version(quick=options.quick)
     given = options.epochs
@@ -124,9 +125,9 @@ def version_of(item: Item, options: ReproduceOptions) -> Version:
 
 
 def show_list(options: ReproduceOptions) -> int:
-    """List every item with the published numbers and what was found so far."""
+    """List every item with the published numbers and the results so far."""
     here = read_records(options.out)
-    if here:  # its page may list other items, or be of an older version
+    if here:  # the page may list other items, or an older eqprop may have written it
         write_page(options.out)
     records = read_records(KEPT) | here
     listed = {
@@ -151,6 +152,7 @@ def show_list(options: ReproduceOptions) -> int:
 
 
 def list_row(item: Item, record: Record | None) -> dict[str, str]:
+    """Return the cells of an item in the list."""
     published = ", ".join(each.quantity for each in item.published) or unknown(item)
     row = {
         "shows": item.shows,
@@ -167,7 +169,7 @@ def list_row(item: Item, record: Record | None) -> dict[str, str]:
 
 
 def chosen_items(words: tuple[str, ...]) -> list[Item]:
-    """The items that the words name, each once, in the order of the list."""
+    """Return the items that the words name, each once, in the order of the list."""
     chosen = set()
     for word in words:
         found = [

@@ -9,7 +9,7 @@ from ._console import percent, print_json, prints_aside, split_words, table
 from ._numbers import NUMBERS
 from ._options import SearchOptions
 from ._platform import start
-from ._progress import Progress
+from ._progress import print_lines, Progress
 from ._train import train_options, TrainOptions
 
 SHOWN = 10
@@ -28,10 +28,16 @@ def main(argv: list[str]) -> int:
         return_unknown_args=True,
     )
     if options.trials < 1 or options.search_seed < 0:
-        raise ValueError("--trials must be ≥ 1 and --search-seed ≥ 0")
+        raise ValueError(
+            f"--trials is {options.trials} and --search-seed {options.search_seed}; "
+            "give --trials ≥ 1 and --search-seed ≥ 0"
+        )
     space = [runs.Varied.parse(text) for text in options.vary]
     if not space or len({varied.option for varied in space}) < len(space):
-        raise ValueError("--vary must name at least one option, and each of them once")
+        raise ValueError(
+            f"--vary is {' '.join(options.vary) or 'empty'}; name at least one option, "
+            "and each of them once"
+        )
     fixed = [*recipe, *rest]
     name, planned = train_options(fixed)
     _check(planned)
@@ -44,10 +50,11 @@ def main(argv: list[str]) -> int:
 
     for varied in space:
         _check_effect(configure, varied)
+    lines: list[str] = []
     with planned.machines.joined():
-        start(planned)
+        start(planned.machines)
         path = options.run or runs.default_path(f"search-{name}")
-        with prints_aside(), Progress() as progress:
+        with prints_aside(), Progress(lines) as progress:
             found = runs.search(
                 configure,
                 space,
@@ -65,23 +72,24 @@ def main(argv: list[str]) -> int:
     if options.json:
         print_json({"run": str(found.path), "trials": found.records})
         return 0
+    print_lines(lines)
     _show(found, [varied.option for varied in space])
     return 0
 
 
 def _check_effect(configure: Any, varied: runs.Varied) -> None:
-    """Refuse to vary what is not of the training, e.g. its directory."""
+    """Refuse to vary an option that does not change the training, e.g. --run."""
     first, last = varied.ends()
     found = [configure({varied.option: value}) for value in (first, last)]
     if first != last and found[0] == found[1]:
         raise ValueError(
-            f"--vary {varied.option}: {first} and {last} are the same training; vary "
+            f"--vary {varied.option}: {first} and {last} give the same training; vary "
             "an option of the model, the rule, the optimizer or the data"
         )
 
 
 def _check(planned: TrainOptions) -> None:
-    """Options of train that mean nothing to a search."""
+    """Refuse the options of train that a search cannot use."""
     machines = planned.machines
     for name, given in (
         ("--seeds", planned.seeds != 1),
@@ -91,9 +99,9 @@ def _check(planned: TrainOptions) -> None:
     ):
         if given:
             raise ValueError(
-                f"{name} does not go with eqprop search, whose trials are runs of one "
-                "seed and one process; to search on many machines start the same "
-                "command on each, with one --storage"
+                f"{name} cannot be used with eqprop search: a trial is a run of one "
+                "seed in one process. To search on several machines, start the same "
+                "command on each, with the same --storage"
             )
 
 
@@ -111,7 +119,7 @@ def _show(found: runs.Search, options: list[str]) -> None:
         f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))
     )
     print(f"{len(states)} trials: {counts}")
-    print(f"{found.path}: search.png, search.json, a run for each trial")
+    print(f"{found.path}: search.png, search.json, and a run for each trial")
 
 
 def _short(word: str) -> str:

@@ -1,4 +1,4 @@
-"""The table of `eqprop train --seeds N`."""
+"""Print the result of `eqprop train --seeds N`."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ COLUMNS = ("train_error", "val_error", "test_error")
 
 
 def finish_seeds(found: Seeds, json: bool, lines: list[str]) -> int:
-    """Print the data, every seed, and mean ± std; status 1 where a seed diverged."""
+    """Print the data, every seed, and mean ± std; return 1 if a seed diverged."""
     failed = [record for record in found.records if record["failure"]]
     for record in failed:
         print(f"seed {record['seed']} diverged: {record['failure']}", file=sys.stderr)
@@ -30,7 +30,8 @@ def finish_seeds(found: Seeds, json: bool, lines: list[str]) -> int:
     table("", ("seed", "train error", "validation error", "test error"), rows)
     kept = summary["training_seconds"]
     if kept["mean"] is not None:
-        print(f"{kept['mean']:.1f} s of training a seed; std: of a sample, n − 1")
+        print(f"{kept['mean']:.1f} s of training per seed; std of a sample (n − 1)")
+
     print(f"runs: {found.path}/seed…, seeds.json")
     return 1 if failed else 0
 

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -22,12 +23,13 @@ from ._console import (
     table,
 )
 from ._machines import Machines, watcher
-from ._platform import Computing, start
+from ._platform import start
 from ._progress import each_run, print_lines, rounding_in_words
 from ._seeds import finish_seeds
 
 ALMOST_ALL = 0.99
-SOME_OSCILLATE = 0.001  # few, but their contrast is many times that of others
+SOME_OSCILLATE = 0.001  # even a few matter: their contrast is many times larger
+T = TypeVar("T")
 Rule = Literal[*ESTIMATORS]  # type: ignore[valid-type]
 _FLAT = tyro.conf.arg(name="")
 _HERE = Machines()
@@ -35,59 +37,68 @@ _NAMED = tyro.conf.arg(name="estimator")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions(Computing):
+class TrainOptions:
     """Train a recipe, your data (--data FILE.npz) or your model (--system)."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
+    """learning rule (default: the recipe's); keeps the recipe's phases if it has any"""
+    system: str | None = None
+    """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
     run: Path | None = None
     """directory of the run (default: runs/RECIPE-TIME)"""
     seeds: int = 1
-    """runs that differ in their seed alone: seed, seed + 1, … (RUN/seed0, …)"""
-    system: str | None = None
-    """your model: FILE.py:NAME, a function that returns (system, cost, x, y)"""
-    rule: Annotated[Rule | None, _NAMED] = None  # type: ignore[valid-type]
-    """the learning rule in place of the recipe's, with its phases where it can"""
+    """number of runs, with the seeds SEED, SEED + 1, … (in RUN/seed0, …)"""
     resume: Path | None = None
-    """resume the run in this directory; takes only --epochs, --system, --writers,
-    --platform, --json and the options of devices and processes"""
+    """directory of a run to resume; takes only --epochs, --system, --writers, --json
+    and the options of platform, devices and processes"""
     writers: str = ""
-    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
+    """tensorboard, wandb, trackio, joined by commas; each gets every epoch's record"""
     machines: Annotated[Machines, _FLAT] = _HERE
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
 @dataclasses.dataclass(frozen=True)
-class ResumeOptions(Computing):
+class ResumeOptions:
     """Resume a run from its newest checkpoint."""
 
     resume: Path
     """directory of the run"""
     epochs: int | None = None
-    """epochs in all (default: those of the run)"""
+    """total number of epochs (default: the run's)"""
     system: str | None = None
     """FILE.py:NAME of the run's own model, which is executed only if named here"""
     writers: str = ""
-    """tensorboard, wandb, trackio, joined by commas: they get every epoch's record"""
+    """tensorboard, wandb, trackio, joined by commas; each gets every epoch's record"""
     machines: Annotated[Machines, _FLAT] = _HERE
     json: Flag = False
     """print one JSON object on standard output, and nothing else"""
 
 
-def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
-    """The name of what is trained, and the options with the recipe's as defaults."""
+def planned(argv: list[str]) -> tuple[str, Config, str | None, list[str]]:
+    """Return recipe, its configuration with --system and --estimator, model, options.
+
+    The model and the rule decide which other options there are, so that they are read
+    before the full parse.
+    """
     name, rest = recipe_name(argv)
     config = recipes.recipe(name).config
     model = value_of(rest, "--system")
     if model is not None:
         config = dataclasses.replace(config, model=UserModel(model))
-        if value_of(rest, "--data") is None:
-            config = dataclasses.replace(config, data=None)
     rule = value_of(rest, "--estimator")
     if rule is not None:
-        config = dataclasses.replace(
-            config, estimator=named_estimator(rule, config.estimator)
-        )
+        estimator = named_estimator(rule, config.estimator)
+        config = dataclasses.replace(config, estimator=estimator)
+    return name, config, model, rest
+
+
+def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
+    """Return the name of the training, and its options with the recipe as default."""
+    name, config, model, rest = planned(argv)
+    if model is not None and value_of(rest, "--data") is None:
+        config = dataclasses.replace(config, data=None)
     options = parse(
         TrainOptions, "train [RECIPE]", rest, TrainOptions(config, system=model)
     )
@@ -102,13 +113,13 @@ def train_options(argv: list[str]) -> tuple[str, TrainOptions]:
 
 
 def main(argv: list[str]) -> int:
-    """Parse, train, and print where the result is."""
+    """`eqprop train RECIPE`."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _resume(argv)
     name, options = train_options(argv)
     lines: list[str] = []
     with options.machines.joined() as first:
-        start(options)
+        start(options.machines)
         request = {
             "run": options.run,
             "name": name,
@@ -116,12 +127,12 @@ def main(argv: list[str]) -> int:
             "devices": options.machines.devices,
         }
         if options.seeds != 1:
-            with _naming(), prints_aside(), each_run(lines) as watch:
+            with _training(each_run(lines)) as watch:
                 found = runs.train_seeds(
                     options.config, options.seeds, observer=watch, **request
                 )
             return finish_seeds(found, options.json, lines)
-        with _naming(), prints_aside(), watcher(first, lines) as observer:
+        with _training(watcher(first, lines)) as observer:
             run = runs.train(options.config, observer=observer, **request)
         return _finish(run, options.json, lines) if first else 0
 
@@ -132,15 +143,15 @@ def _resume(argv: list[str]) -> int:
     except SystemExit as stop:
         if stop.code:
             print(
-                "error: a resumed run keeps its options; beside --resume DIR only "
-                "--epochs, --system, --writers, --platform, --json and the options of "
-                "devices and processes may be given",
+                "error: a resumed run keeps its options; with --resume DIR you may "
+                "give only --epochs, --system, --writers, --json and the options of "
+                "platform, devices and processes",
                 file=sys.stderr,
             )
         raise
     lines: list[str] = []
     with options.machines.joined() as first:
-        start(options)
+        start(options.machines)
         shared = {
             "system": options.system,
             "writers": split_words(options.writers),
@@ -150,12 +161,13 @@ def _resume(argv: list[str]) -> int:
             if options.epochs is not None:
                 raise ValueError(
                     f"--epochs {options.epochs}: {options.resume} holds several seeds, "
-                    "which all train as planned; give it to one of them"
+                    "which all train for the planned number of epochs; leave --epochs "
+                    "out, or resume one seed's directory"
                 )
-            with _naming(), prints_aside(), each_run(lines) as watch:
+            with _training(each_run(lines)) as watch:
                 found = runs.resume_seeds(options.resume, observer=watch, **shared)
             return finish_seeds(found, options.json, lines)
-        with _naming(), prints_aside(), watcher(first, lines) as observer:
+        with _training(watcher(first, lines)) as observer:
             run = runs.resume(
                 options.resume, epochs=options.epochs, observer=observer, **shared
             )
@@ -163,10 +175,11 @@ def _resume(argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _naming() -> Iterator[None]:
-    """A Ctrl-C before there is a run says so."""
+def _training(progress: AbstractContextManager[T]) -> Iterator[T]:
+    """Show progress; say of a Ctrl-C before the run began that nothing was saved."""
     try:
-        yield
+        with prints_aside(), progress as observer:
+            yield observer
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
             str(stop)
@@ -175,7 +188,7 @@ def _naming() -> Iterator[None]:
 
 
 def recipe_name(argv: list[str]) -> tuple[str, list[str]]:
-    """The recipe that leads the options, and the options."""
+    """Return the recipe, which is the first word, and the options after it."""
     if argv and not argv[0].startswith("-"):
         for ending, option in ((".npz", "--data"), (".py", "--system")):
             if argv[0].partition(":")[0].endswith(ending):
@@ -187,7 +200,7 @@ def recipe_name(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def value_of(argv: list[str], name: str) -> str | None:
-    """The value of `--name VALUE` or `--name=VALUE`, before the real parse."""
+    """Return the value of `--name VALUE` or `--name=VALUE` without a full parse."""
     for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == name:
             return following
@@ -199,8 +212,8 @@ def value_of(argv: list[str], name: str) -> str | None:
 def _finish(run: runs.Run, json: bool, lines: list[str]) -> int:
     if not run.history:
         raise ValueError(
-            f"{run.path} is trained to its end, but its metrics.jsonl is lost; "
-            f"measure it with: eqprop eval {run.path}"
+            f"{run.path} is trained to its end, but its metrics.jsonl is missing; "
+            f"measure the run with: eqprop eval {run.path}"
         )
     last = run.history[-1]
     rounding = runs.read_precision(run.path)
@@ -232,14 +245,14 @@ def _finish(run: runs.Run, json: bool, lines: list[str]) -> int:
             f"note: {percent(last['oscillating'])} of the examples oscillate with "
             "period 2: the steps are too large, or the examples move between two fixed "
             "points (eqprop reproduce D.interleaved). Use a smaller "
-            "--estimator.free.dt, --dt auto, or sweeps, which do not oscillate"
+            "--estimator.free.dt, --dt auto, or Sweep, which does not oscillate"
         )
     elif last["settled"] < ALMOST_ALL:
         print(
             "note: examples that do not settle (mean residual "
             f"{last['residual']:.2g}) make the gradient less exact. If the error is "
-            "good enough, leave it. Otherwise take more --estimator.free.steps or "
-            f"--persistent; this measures the gradient: eqprop tune {run.path}"
+            "good enough, change nothing. Otherwise use more --estimator.free.steps or "
+            f"--persistent. To measure the gradient: eqprop tune {run.path}"
         )
     if rounding is not None:
         print(rounding_in_words(rounding))

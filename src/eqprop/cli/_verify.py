@@ -1,15 +1,12 @@
 """`eqprop verify` and `eqprop tune` of a recipe, a saved run, or the user's model."""
 
-import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from .. import recipes, runs
 from .._files import write_whole
@@ -18,6 +15,7 @@ from ..estimators import (
     EquilibriumPropagation,
     named_estimator,
 )
+from ..training import load_user_model
 from ..theory import (
     flow_figure,
     tune as _tune,
@@ -31,6 +29,7 @@ from ._console import (
     parse,
     print_json,
     prints_aside,
+    working,
 )
 from ._options import TuneOptions, VerifyOptions
 from ._platform import start
@@ -38,7 +37,7 @@ from ._platform import start
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is verified: a system with its examples, and how it is trained."""
+    """A system to verify, with its examples and the rule that trains it."""
 
     name: str
     system: Any
@@ -47,6 +46,10 @@ class Target:
     y: Any
     estimator: AbstractEstimator | None
     folder: Path
+
+    def first(self, count: int) -> tuple[Any, Any]:
+        """Return the first examples x, y."""
+        return jax.tree.map(lambda leaf: leaf[:count], (self.x, self.y))
 
 
 def verify(argv: list[str]) -> int:
@@ -78,15 +81,11 @@ def verify(argv: list[str]) -> int:
         folder = options.out or target.folder
         figures = sorted(result.plot(folder))
         if options.flow:
-            x, y = (
-                _first(target.x, options.examples),
-                _first(target.y, options.examples),
-            )
+            x, y = target.first(options.examples)
             flow_figure(target.system, target.cost, x, y, path=folder / "flow.png")
             figures.append("flow")
-        record = plain({"target": options.target, **result.to_dict()})
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        write_whole(folder / "verification.json", text + "\n")
+        record = {"target": options.target, **result.to_dict()}
+        record = _write(folder / "verification.json", record)
     if options.json:
         print_json({**record, "folder": str(folder)})
     else:
@@ -98,22 +97,21 @@ def verify(argv: list[str]) -> int:
 
 
 def _is_far(result: Verification, name: str) -> bool:
-    """Whether the configured rule's gradient is too far off to be left uncommented."""
+    """Whether the rule's gradient is so far off that the user needs a next step."""
     angles = [row.agreement.angle for row in result.rows if row.estimator == name]
     return bool(angles) and not angles[-1] <= FAR
 
 
 def _rounding(options: VerifyOptions, target: Target, rule) -> Agreement | None:
-    """The rule's gradient in that precision against its own in float64."""
+    """Compare the rule's gradient in that precision with its own in float64."""
     if rule is None:
         raise ValueError(
             f"--precision {options.precision} needs a learning rule, and "
             f"{options.target} has none; name one, e.g. --estimator ep"
         )
     assert options.precision is not None
-    x, y = (_first(tree, options.examples) for tree in (target.x, target.y))
-    problem = (rule, target.system, target.cost, x, y)
-    return precision_cost(*problem, options.precision)
+    x, y = target.first(options.examples)
+    return precision_cost(rule, target.system, target.cost, x, y, options.precision)
 
 
 def tune(argv: list[str]) -> int:
@@ -128,7 +126,10 @@ def tune(argv: list[str]) -> int:
         elif options.nudging is not None:
             rule = dataclasses.replace(rule, nudging=options.nudging)
         result = _tune(
-            *(target.system, target.cost, target.x, target.y),
+            target.system,
+            target.cost,
+            target.x,
+            target.y,
             target=options.angle,
             estimator=rule,
             examples=options.examples,
@@ -137,9 +138,8 @@ def tune(argv: list[str]) -> int:
         folder = options.out or target.folder
         folder.mkdir(parents=True, exist_ok=True)
         result.plot(folder / "tune.png")
-        record = plain({"system": options.target, **result.to_dict()})
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        write_whole(folder / "tune.json", text + "\n")
+        record = {"system": options.target, **result.to_dict()}
+        record = _write(folder / "tune.json", record)
     if options.json:
         print_json({**record, "folder": str(folder)})
         return 0 if result.reached else 1
@@ -150,7 +150,7 @@ def tune(argv: list[str]) -> int:
 
 
 def _use(text: str, target: Target, flags: str) -> str:
-    """How to train with what was found; the target's own rule need not be EP."""
+    """Return how to train with the proposal; add the rule if the target's is not EP."""
     if not isinstance(target.estimator, EquilibriumPropagation | None):
         flags = f"--estimator ep {flags}"
     if _is_run(text):
@@ -168,14 +168,17 @@ def _is_model(text: str) -> bool:
     return ".py" in text and not _is_run(text)
 
 
-def _first(tree: Any, count: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:count], tree)
+def _write(file: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write a record as JSON; return it with NaN and infinity as null."""
+    record = runs.plain(record)
+    write_whole(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return record
 
 
 def find_target(text: str, job: str, model: str | None = None) -> Target:
-    """A recipe by name, a run by directory, or a model by FILE.py:NAME."""
+    """Load a recipe by name, a run by directory, or a model by FILE.py:NAME."""
     if _is_model(text) and model is None:
-        system, cost, x, y = runs.load_user_model(text)
+        system, cost, x, y = load_user_model(text)
         name = text.rpartition(":")[2]
         file = Path(text.rpartition(":")[0]).stem
         folder = Path("runs") / f"{job}-{file}-{name}"
@@ -183,10 +186,8 @@ def find_target(text: str, job: str, model: str | None = None) -> Target:
     if _is_run(text):
         run = runs.load(text, system=model)
         x, y = run.problem.train
-        return Target(
-            run.path.name,
-            *(run.system, run.cost, x, y, run.config.estimator, run.path / job),
-        )
+        rule, folder = run.config.estimator, run.path / job
+        return Target(run.path.name, run.system, run.cost, x, y, rule, folder)
     if model is not None:
         raise ValueError(
             f"--system names the model of a run, and {text} is not a run; give the "
@@ -206,29 +207,3 @@ def find_target(text: str, job: str, model: str | None = None) -> Target:
     x, y = problem.train
     folder = Path("runs") / f"{job}-{re.sub('[^A-Za-z0-9-]', '-', text)}"
     return Target(text, problem.system, problem.cost, x, y, config.estimator, folder)
-
-
-@contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show a spinner on a terminal's standard error during `what`."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(what):
-        yield
-
-
-def plain(value: Any) -> Any:
-    """Numbers and containers that JSON knows; NaN and infinity as null."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -1,14 +1,14 @@
 """Data sets in memory: NumPy arrays, checked, split and ready for the training loop.
 
-`load` reads a named data set or a user's `.npz`, `load_arrays` takes arrays given in
-Python; `digits` are the bundled images, `find` says where the files of a named data set
-lie. All pass the same checks, so what leaves this package is float32, finite and
-consistent. `read_examples` reads what a trained network is given later, and
-`InputFormat` brings it to the form and scale of the training. The package knows nothing
-of JAX, systems or training.
+`load` reads a named data set or a user's `.npz`; `load_arrays` takes arrays in Python.
+`digits` returns the bundled images; `find` returns the folder of a named data set. All
+arrays pass the same checks, so that a data set is float32, finite and consistent.
+`read_examples` reads new examples for a trained network, and `InputFormat` converts
+them to the form and scale of the training. The package does not know JAX, systems or
+training.
 
-Flow, driven by `_sources`: `_download` (where files lie) -> `_readers` (files to
-arrays) -> `_checks` (what is accepted) -> `_splits` (who trains, who tests) -> Dataset.
+Flow, driven by `_sources`: `_download` (find files) -> `_readers` (files to arrays) ->
+`_checks` (accept or refuse) -> `_splits` (train, validation, test) -> Dataset.
 """
 
 from ._dataset import Dataset as Dataset

@@ -1,12 +1,12 @@
-"""What is accepted as inputs x and as labels or targets y.
+"""Check and convert inputs x and labels or targets y, after the readers.
 
-Between the readers and the splits: raw arrays come in, float32 inputs and int32 labels
-or float32 targets go out, or a ValueError says which value is wrong, what is allowed
-and what to do. One rule for every source: files, published sets, arrays from Python.
+Raw arrays become float32 inputs and int32 labels or float32 targets, or a ValueError
+says which value is wrong, what is allowed and what to do. The same rules hold for all
+sources: files, published data sets and arrays from Python.
 
-uint8 inputs are pixels, divided by 255; any other number is taken as it is. Unless the
-user says which, whole numbers of shape [N] are class labels, and floats of shape [N, d]
-are targets.
+uint8 inputs are pixels and are divided by 255; other numbers are not scaled. If the
+user does not say which, whole numbers of shape [N] are class labels, and floats of
+shape [N, d] are targets.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ MAX_LABEL = 10_000
 
 
 def numbers(values: object, what: str) -> np.ndarray:
-    """An array of real numbers or booleans, or a ValueError that names the dtype."""
+    """Return an array of real numbers or booleans, or raise ValueError."""
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"{what} is no rectangular array ({error}): pad its rows to one length"
+            f"{what} is not a rectangular array ({error}): pad its rows to one length"
         ) from error
     if array.dtype.kind in "biuf":
         return array
     hint = {
         "c": f"pass real numbers: {what}.real, or real and imaginary part as features",
         "U": f"turn names into labels: np.unique({what}, return_inverse=True)[1]",
-        "O": "Python objects, ragged rows and sparse matrices must be made dense",
+        "O": "convert Python objects, ragged rows or sparse matrices to a dense array",
     }
     hint["S"] = hint["U"]
     raise ValueError(
@@ -39,7 +39,7 @@ def numbers(values: object, what: str) -> np.ndarray:
 
 
 def as_inputs(values: object, what: str = "x") -> np.ndarray:
-    """Inputs as float32 [N, ...], uint8 divided by 255.
+    """Convert inputs to float32 [N, ...]; divide uint8 by 255.
 
     Args:
         values: numbers [N, ...] with at least one feature.
@@ -49,13 +49,13 @@ def as_inputs(values: object, what: str = "x") -> np.ndarray:
         a new float32 array of the same shape.
 
     Raises:
-        ValueError: no numbers, no example or feature, NaN or infinite values.
+        ValueError: not numbers, no example or feature, NaN or infinite values.
     """
     raw = numbers(values, what)
     if raw.ndim < 2:
         raise ValueError(
             f"{what} has shape {raw.shape}: expected [N, features] or [N, h, w]; for "
-            f"one feature an example pass {what}[:, None]"
+            f"one feature per example pass {what}[:, None]"
         )
     filled(raw, what)
     x = finite(raw, what)
@@ -65,7 +65,7 @@ def as_inputs(values: object, what: str = "x") -> np.ndarray:
 
 
 def filled(raw: np.ndarray, what: str) -> None:
-    """Raise ValueError where an array holds nothing."""
+    """Raise ValueError if an array is empty."""
     if raw.size == 0:
         raise ValueError(
             f"{what} has shape {raw.shape}: it is empty, expected at least one example "
@@ -76,19 +76,19 @@ def filled(raw: np.ndarray, what: str) -> None:
 def as_labels_or_targets(
     values: object, what: str = "y", kind: str | None = None
 ) -> np.ndarray:
-    """Class labels as int32 [N], or targets as float32 [N, d].
+    """Convert y to class labels, int32 [N], or to targets, float32 [N, d].
 
     Args:
         values: labels: integers, booleans or whole floats [N], or integers [N, 1];
             targets: floats [N, d], or floats [N] that are not all whole.
         what: the array's name in messages.
-        kind: "labels" or "targets" where the user or another array has decided.
+        kind: "labels" or "targets" if the user or another array has decided.
 
     Returns:
         a new array, int32 or float32.
 
     Raises:
-        ValueError: neither labels nor targets, or not of the kind asked for.
+        ValueError: neither labels nor targets, or not of the requested kind.
     """
     raw = numbers(values, what)
     if raw.ndim not in (1, 2) or raw.size == 0:
@@ -104,7 +104,7 @@ def as_labels_or_targets(
     if not floats and not column:
         raise ValueError(
             f"{what} has dtype {raw.dtype} and shape {raw.shape}: expected integer "
-            f"labels [N]; one-hot rows: pass {what}.argmax(1), targets: pass "
+            f"labels [N]; for one-hot rows pass {what}.argmax(1), for targets pass "
             f"{what}.astype(np.float32)"
         )
     single = raw.ndim == 1 or (column and kind == "labels")
@@ -122,32 +122,33 @@ def as_labels_or_targets(
 
 
 def are_whole(raw: np.ndarray) -> bool:
-    """Whether every number of an array is a whole one."""
+    """Whether every number of an array is whole."""
     return bool(np.all(raw == np.floor(raw)))
 
 
 def as_like(values: object, y: np.ndarray, what: str = "y_test") -> np.ndarray:
-    """Labels or targets of the same kind as y, and within its classes or columns."""
+    """Convert a test y to the kind of y; refuse other classes or columns."""
     if y.dtype == np.int32:
         other = as_labels_or_targets(values, what, "labels")
         top = int(y.max())
         if other.max() > top:
             i = int(np.argmax(other > top))
             raise ValueError(
-                f"{what}[{i}] = {other[i]}: the labels of y are 0 to {top}, a test "
-                "label must be one of them"
+                f"{what}[{i}] = {other[i]}: a test label must be a label of y, from 0 "
+                f"to {top}"
             )
         return other
     other = as_labels_or_targets(values, what, "targets")
     if other.shape[1] != y.shape[1]:
         raise ValueError(
-            f"{what} has {other.shape[1]} target values an example, y has {y.shape[1]}"
+            f"{what} has {other.shape[1]} target values per example, y has "
+            f"{y.shape[1]}: expected the same"
         )
     return other
 
 
 def same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
-    """Raise ValueError where two arrays differ in their number of examples."""
+    """Raise ValueError if two arrays differ in their number of examples."""
     if len(x) != len(y):
         raise ValueError(
             f"{x_name} has {len(x)} examples, {y_name} has {len(y)}: expected one "
@@ -157,21 +158,24 @@ def same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
 
 def _labels(raw: np.ndarray, what: str) -> np.ndarray:
     for wrong, rule in (
-        (raw < 0, "labels count from 0 (np.unique(..., return_inverse=True)[1])"),
-        (raw > MAX_LABEL, f"labels go up to {MAX_LABEL}"),
+        (
+            raw < 0,
+            "labels are numbered from 0 (np.unique(..., return_inverse=True)[1])",
+        ),
+        (raw > MAX_LABEL, f"labels must be at most {MAX_LABEL}"),
     ):
         if wrong.any():
             i = int(np.argmax(wrong))
             raise ValueError(
-                f"{what}[{i}] = {raw[i]}: {rule}; for targets of a regression pass "
+                f"{what}[{i}] = {raw[i]}: {rule}; for regression pass "
                 f"floats of shape [N, 1]: {what}.astype(np.float32)[:, None]"
             )
     return raw.astype(np.int32)
 
 
 def finite(raw: np.ndarray, what: str) -> np.ndarray:
-    """A copy as float32, or a ValueError where it would hold NaN or infinity."""
-    with np.errstate(over="ignore"):  # what is too large for float32 is reported below
+    """Return a float32 copy; raise ValueError if it would hold NaN or infinity."""
+    with np.errstate(over="ignore"):  # the check below reports too large values
         values = raw.astype(np.float32)
     if raw.dtype.kind == "f":
         wrong = ~np.isfinite(values)

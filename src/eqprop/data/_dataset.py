@@ -1,8 +1,7 @@
-"""What a data set is once it is loaded: up to three splits of checked NumPy arrays.
+"""A loaded data set: up to three splits of checked NumPy arrays.
 
-The end of the data package and the start of training: `load` and `load_arrays` build a
-`Dataset`, recipes and the training loop only read it. Labels stay integers here;
-`Dataset.targets` turns them into the one-hot targets y that a cost compares with.
+`load` and `load_arrays` build a `Dataset`; runs and the training loop read it. Labels
+are integers here; `Dataset.targets` converts them to the one-hot targets of a cost.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        name: what `load` was called with.
+        name: the name or path given to `load`.
         train: the training examples, never empty.
         validation: examples held out of the training part, or None.
         test: the test set, or None.
-        classes: number of classes C, labels are 0..C-1; None where y are targets.
-        image_shape: (h, w) or (h, w, c) of one x before flattening; None where x is
-            no image.
-        inputs: how x was given; None where that is not known.
+        classes: number of classes C, labels are 0..C-1; None if y are targets.
+        image_shape: (h, w) or (h, w, c) of one x before flattening; None if x is not
+            an image.
+        inputs: the format of x as it was given; None if that is not known.
         own_test: whether the test set came with the data.
-        doubts: what the user should know of the data, a sentence each.
+        doubts: warnings about the data for the user, a sentence each.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Dataset:
         return self.train.y.shape[1] if self.classes is None else self.classes
 
     def __str__(self) -> str:
-        """One line: classes or target values, numbers of examples, scale of x."""
+        """Describe classes or target values, numbers of examples and scale of x."""
         d = self.target_size
         kind = f"{d} classes"
         if self.classes is None:
@@ -87,7 +86,7 @@ class Dataset:
         return f"{self.name}: {kind}, {total} examples ({counts}){own}{x}"
 
     def targets(self, y: np.ndarray) -> np.ndarray:
-        """Targets for a cost: one-hot rows of labels, float targets as they are.
+        """Return the targets of a cost: one-hot rows of labels, or float targets.
 
         Args:
             y: the y of a split, or some of its rows: int [N], or float32 [N, d].
@@ -103,8 +102,8 @@ class Dataset:
             return y.astype(np.float32, copy=False)
         if len(y) and not 0 <= y.min() <= y.max() < self.classes:
             raise ValueError(
-                f"labels run from {y.min()} to {y.max()}: data set {self.name!r} has "
-                f"the labels 0 to {self.classes - 1}"
+                f"labels are from {y.min()} to {y.max()}: the labels of data set "
+                f"{self.name!r} are 0 to {self.classes - 1}"
             )
         one_hot = np.zeros((len(y), self.classes), np.float32)
         one_hot[np.arange(len(y)), y] = 1
@@ -112,5 +111,5 @@ class Dataset:
 
 
 def _grouped(number: int) -> str:
-    """60 000 for 60000."""
+    """Return e.g. 60 000 for 60000."""
     return f"{number:,}".replace(",", " ")

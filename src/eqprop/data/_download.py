@@ -1,9 +1,9 @@
-"""Where the files of MNIST and Fashion-MNIST lie, and how they get there.
+"""Find the files of MNIST and Fashion-MNIST, or download them.
 
-The first step of `load("mnist")`. Looked for in the folder EQPROP_DATA names, then in
-the user's cache; what is in neither is downloaded into the cache from mirrors in turn.
-pooch writes beside the target and renames once the checksum holds, so that no other
-process sees half a file and a failure leaves none behind.
+The first step of `load("mnist")`. Files are looked for in the folder EQPROP_DATA, then
+in the user's cache. Missing files are downloaded into the cache, from one mirror after
+the other. pooch renames a file only if its checksum is right, so that no process sees
+half a file and a failure leaves no file behind.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TIMEOUT = (10.0, 30.0)  # seconds: to connect, between two packets
 
 @dataclass(frozen=True)
 class Published:
-    """What publishers say of a data set.
+    """Mirrors and checksums of a published data set.
 
     Attributes:
-        mirrors: addresses that end in / and hold the .gz files.
+        mirrors: addresses of folders with the .gz files; each ends in /.
         md5: for each file name without .gz: (md5 of the .gz file, md5 gunzipped).
     """
 
@@ -34,6 +34,20 @@ class Published:
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_X, TEST_Y = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
+MNIST = {
+    TRAIN_X: ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
+    TRAIN_Y: ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
+    TEST_X: ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
+    TEST_Y: ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+}
+FASHION = {
+    TRAIN_X: ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+    TRAIN_Y: ("25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"),
+    TEST_X: ("bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
+    TEST_Y: ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
+}
+"""md5 of the .gz file, and of its content"""
+
 PUBLISHED = {
     "mnist": Published(
         mirrors=(
@@ -41,24 +55,7 @@ PUBLISHED = {
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
             "https://raw.githubusercontent.com/fgnt/mnist/master/",
         ),
-        md5={
-            TRAIN_X: (
-                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                "6bbc9ace898e44ae57da46a324031adb",
-            ),
-            TRAIN_Y: (
-                "d53e105ee54ea40749a09fcbcd1e9432",
-                "a25bea736e30d166cdddb491f175f624",
-            ),
-            TEST_X: (
-                "9fb629c4189551a2d022fa330f9573f3",
-                "2646ac647ad5339dbf082846283269ea",
-            ),
-            TEST_Y: (
-                "ec29112dd5afa0611ce80d1b7f02629c",
-                "27ae3e4e09519cfbb04c329615203637",
-            ),
-        },
+        md5=MNIST,
     ),
     "fashion-mnist": Published(
         mirrors=(
@@ -66,39 +63,22 @@ PUBLISHED = {
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
         ),
-        md5={
-            TRAIN_X: (
-                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-                "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-            ),
-            TRAIN_Y: (
-                "25c81989df183df01b3e8a0aad5dffbe",
-                "9018921c3c673c538a1fc5bad174d6f9",
-            ),
-            TEST_X: (
-                "bef4ecab320f06d8554ea6380940ec79",
-                "8181f5470baa50b63fa0f6fddb340f0a",
-            ),
-            TEST_Y: (
-                "bb300cfdad3c16e7a12a480ee83cd310",
-                "15d484375f8d13e6eb1aabb0c3f46965",
-            ),
-        },
+        md5=FASHION,
     ),
 }
 
 
 def find(name: str) -> Path | None:
-    """Folder that holds all files of a data set; never downloads.
+    """Return the folder that holds all files of a data set; download nothing.
 
     Args:
         name: "mnist" or "fashion-mnist".
 
     Returns:
-        the folder, in EQPROP_DATA or the user's cache; None where in neither.
+        the folder, in EQPROP_DATA or the user's cache; None if neither holds it.
 
     Raises:
-        ValueError: another name, or EQPROP_DATA names no folder.
+        ValueError: another name, or EQPROP_DATA is not a folder.
     """
     if name not in PUBLISHED:
         raise ValueError(
@@ -111,16 +91,16 @@ def find(name: str) -> Path | None:
 
 
 def published_files(name: str) -> dict[str, tuple[Path, str]]:
-    """Path and md5 of each file of a data set, downloaded where it is not here.
+    """Return path and md5 of each file of a data set; download missing files.
 
     Args:
         name: a key of `PUBLISHED`.
 
     Returns:
-        for each file name without .gz: (path, md5 of what lies at that path).
+        for each file name without .gz: (path, md5 of that file).
 
     Raises:
-        ValueError: EQPROP_DATA names no folder.
+        ValueError: EQPROP_DATA is not a folder.
         ConnectionError: no mirror gave the right file.
     """
     folder = find(name)
@@ -136,7 +116,7 @@ def published_files(name: str) -> dict[str, tuple[Path, str]]:
 
 
 def _folders(name: str) -> list[Path]:
-    """Where the files of a data set may lie, the cache last."""
+    """Return the folders that may hold the files of a data set, the cache last."""
     import pooch
 
     cache = Path(pooch.os_cache("eqprop")) / name
@@ -146,8 +126,8 @@ def _folders(name: str) -> list[Path]:
     root = Path(chosen).expanduser()
     if not root.is_dir():
         raise ValueError(
-            f"{VARIABLE} = {chosen!r}: no such folder; it must hold the subfolders "
-            f"{', '.join(PUBLISHED)}. Correct or unset it"
+            f"{VARIABLE} = {chosen!r}: there is no such folder; give a folder with the "
+            f"subfolders {', '.join(PUBLISHED)}, or unset the variable"
         )
     return [root / name, cache]
 
@@ -179,8 +159,8 @@ def _download(name: str, file_name: str, folder: Path) -> None:
             tried.append(f"  {url}: {_reason(error)}")
         except OSError as error:
             raise OSError(
-                f"{name}: cannot write into {folder} ({error.strerror or error}): make "
-                f"room there, or set {VARIABLE} to a folder that holds {name}/"
+                f"{name}: cannot write into {folder} ({error.strerror or error}): free "
+                f"some space, or set {VARIABLE} to a folder that holds {name}/"
             ) from error
     files = ", ".join(f"{f}.gz" for f in PUBLISHED[name].md5)
     here = f"\n{_absence(name)}" if len(_folders(name)) > 1 else ""
@@ -200,7 +180,7 @@ def _absence(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The error of one mirror in one line."""
+    """Return the error of one mirror in one line."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code} {response.reason}"

@@ -1,9 +1,9 @@
-"""How x was given to a run, and how every later x is brought to the same form.
+"""Record the format of a training's x, and convert later x to the same format.
 
-Made of the raw array that a run is trained on, recorded in the run, and applied by
-`evaluate`, `predict` and the command line, so that one picture is one input whichever
-way it comes.  uint8 are pixels and divided by 255; all other numbers are taken as they
-are.  What cannot have the scale of the training is refused.
+The format is that of the raw array that a run is trained on.  The run keeps it, and
+`evaluate`, `predict` and the command line apply it, so that one picture always gives
+the same input.  uint8 are pixels and are divided by 255; other numbers are not scaled.
+Values that cannot have the scale of the training are refused.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 from . import _checks
 
 MANY = 16
-"""values an example from which an array is judged as pictures are"""
+"""values per example from which on the range of pictures is checked"""
 FAR, NEAR = 0.01, 0.05
-"""shares of values that may lie far and just outside of the training's range"""
+"""shares of the values that may lie far outside, or just outside, the training range"""
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How the x of a training was given.
+    """The format of a training's x, as the user gave it.
 
     Attributes:
-        dtype: of the array as it was given, e.g. "uint8".
-        shape: of one example as it was given.
+        dtype: dtype of the array given, e.g. "uint8".
+        shape: shape of one example given.
         low, high: the smallest and the largest value given.
         divisor: the network gets value / divisor: 255 for uint8, else 1.
         flatten: whether the network gets [N, features].
-        result: the dtype that the network gets.
+        result: dtype that the network gets.
     """
 
     dtype: str
@@ -46,7 +46,7 @@ class InputFormat:
 
     @classmethod
     def of(cls, raw: np.ndarray, flatten: bool) -> InputFormat:
-        """The format of an array [N, ...] that the data package prepares."""
+        """Return the format of an array [N, ...] that the data package prepares."""
         divisor = 255 if raw.dtype == np.uint8 else 1
         low, high = float(raw.min()), float(raw.max())
         shape = raw.shape[1:]
@@ -54,9 +54,9 @@ class InputFormat:
 
     @classmethod
     def of_program(cls, x: Any) -> InputFormat | None:
-        """The format of an array [N, ...] that a network gets as it is.
+        """Return the format of an array [N, ...] that a network gets unchanged.
 
-        None for numbers without an order, e.g. complex ones.
+        None for numbers that cannot be ordered, e.g. complex numbers.
         """
         raw = np.asarray(x)
         if raw.dtype.kind not in "biuf":
@@ -77,7 +77,7 @@ class InputFormat:
 
     @classmethod
     def from_json(cls, record: Any) -> InputFormat | None:
-        """What `to_json` wrote; None where there is no such record."""
+        """Read what `to_json` wrote; return None if it is not such a record."""
         try:
             low, high = record["range"]
             found = cls(
@@ -94,7 +94,7 @@ class InputFormat:
         return found if found.divisor > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """The format as JSON values."""
+        """Return the format as JSON values."""
         return {
             "dtype": self.dtype,
             "shape": list(self.shape),
@@ -106,21 +106,21 @@ class InputFormat:
 
     def __str__(self) -> str:
         size = "×".join(str(n) for n in self.shape) or "one"
-        scale = "taken as they are"
+        scale = "not scaled"
         if self.divisor != 1:
             scale = f"divided by {self.divisor}"
         return f"{size} {self.dtype} from {self.low:g} to {self.high:g}, {scale}"
 
     def read(self, values: object, what: str = "x") -> np.ndarray:
-        """Examples as the network gets them.
+        """Convert examples to what the network gets.
 
         Args:
             values: numbers [N, ...], like those of the training; floats in [0, 1]
-                stand for pixels that were divided already.
+                count as pixels that are already divided.
             what: the array's name in messages.
 
         Returns:
-            an array of dtype `result`, [N, features] where `flatten`.
+            an array of dtype `result`, [N, features] if `flatten`.
 
         Raises:
             ValueError: another shape, another scale, no example, NaN or infinity.
@@ -134,7 +134,7 @@ class InputFormat:
         if result.kind in "iub" and not np.array_equal(raw, raw.astype(result)):
             raise ValueError(
                 f"{what} has dtype {raw.dtype} and values that {result} cannot hold; "
-                f"the training was on {self}"
+                f"the x of the training was {self}: give values of that kind"
             )
         x = raw.astype(result)
         if raw.dtype == np.uint8:
@@ -142,65 +142,66 @@ class InputFormat:
         return x.reshape(len(x), -1) if self.flatten else x
 
     def check_shape(self, raw: np.ndarray, what: str) -> None:
-        """A ValueError for examples of another shape, with the way to bring them."""
+        """Raise ValueError for examples of another shape, with a hint to convert."""
         shape = raw.shape[1:]
         flat = self.flatten and shape == (math.prod(self.shape),)
         if shape == self.shape or flat:
             return
         moved = (*shape[1:], *shape[:1])
-        hint = ""
+        hint = "; give examples of that shape"
         if moved == self.shape:
             hint = f"; move the channels to the end: np.moveaxis({what}, 1, -1)"
         elif math.prod(shape) == math.prod(self.shape):
             sizes = ", ".join(str(n) for n in self.shape)
-            hint = f"; if its values are in the same order: {what}.reshape(-1, {sizes})"
+            hint = f"; if the values have the same order: {what}.reshape(-1, {sizes})"
         raise ValueError(
-            f"one example of {what} has shape {shape}; the training was on examples of "
+            f"one example of {what} has shape {shape}; the training used examples of "
             f"shape {self.shape}{hint}"
         )
 
     def check_values(self, raw: np.ndarray, what: str) -> None:
-        """A ValueError for numbers that cannot have the scale of the training."""
+        """Raise ValueError for numbers that cannot have the scale of the training."""
         low, high = float(raw.min()), float(raw.max())
         found = f"{what} holds {raw.dtype} from {low:g} to {high:g}"
-        trained = f"the training was on {self.dtype} from {self.low:g} to {self.high:g}"
+        trained = f"the training used {self.dtype} from {self.low:g} to {self.high:g}"
         if self.divisor != 1:
             floats = raw.dtype.kind == "f" and -ROUNDING <= low <= high <= 1 + ROUNDING
             if raw.dtype.name != self.dtype and not floats:
                 raise ValueError(
                     f"{found}; {trained}, divided by {self.divisor}: give "
                     f"{self.dtype} from 0 to {self.divisor}, or floats from 0 to 1 "
-                    "that were divided before"
+                    "that are already divided"
                 )
         elif raw.dtype == np.uint8 and self.dtype != "uint8":
             raise ValueError(
-                f"{found}; {trained}, taken as they are, and cannot know how uint8 "
-                f"was scaled: give numbers of that scale, e.g. {what} / 255 where the "
-                "training's were divided by 255"
+                f"{found}; {trained}, not scaled, so that the scale of uint8 is not "
+                f"known: give numbers of that scale, e.g. {what} / 255 if you divided "
+                "the training x by 255"
             )
         elif self._out_of_range(raw):
             raise ValueError(
-                f"{found}; {trained}, taken as they are: scale {what} as the "
-                "training's was"
+                f"{found}; {trained}, not scaled: scale {what} as you scaled the "
+                "training x"
             )
         elif len(self.shape) > 1 and (doubt := self.doubt(raw, what)):
             raise ValueError(doubt)
 
     def doubt(self, raw: np.ndarray, what: str = "x") -> str | None:
-        """What to warn of: all values in [-1, 1], where the training's go beyond 10."""
+        """Return a warning if all values are in [-1, 1] unlike the training."""
+
         size = float(np.abs(raw).max())
         reach = max(abs(self.low), abs(self.high))
         if math.prod(self.shape) < MANY or not 0 < size <= 1 or reach <= 10:
             return None
         return (
             f"{what} holds {raw.dtype} from {float(raw.min()):g} to "
-            f"{float(raw.max()):g}; the training was on {self.dtype} from "
-            f"{self.low:g} to {self.high:g}, taken as they are: was {what} divided, "
-            "and the training's was not?"
+            f"{float(raw.max()):g}; the training used {self.dtype} from "
+            f"{self.low:g} to {self.high:g}, not scaled: did you divide {what}, but "
+            "not the training x?"
         )
 
     def _out_of_range(self, raw: np.ndarray) -> bool:
-        """Whether more values lie outside of the training's range than chance lets."""
+        """Whether too many values lie outside the training's range."""
         width = max(self.high - self.low, abs(self.high), abs(self.low))
         if width == 0:
             return False

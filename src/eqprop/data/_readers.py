@@ -1,8 +1,8 @@
-"""Files to raw arrays: the IDX format of MNIST and NumPy's .npz archives.
+"""Read files into raw arrays: the IDX format of MNIST and NumPy's .npz archives.
 
-The first step after a file has been found. Readers say what is wrong with a *file*
-(missing, damaged, of another format); what is wrong with the numbers in it is for
-`_checks`. Nothing is ever unpickled.
+The first step after a file was found. Readers report what is wrong with a *file*
+(missing, damaged, another format); `_checks` reports what is wrong with its numbers.
+Nothing is ever unpickled.
 
 IDX: two zero bytes, a byte for the type of the numbers (8: uint8), a byte for the
 number of dimensions, their sizes as big-endian uint32, then the numbers.
@@ -24,17 +24,17 @@ NPZ_NAMES = ("x", "y", "x_test", "y_test")
 
 
 def md5_of(content: bytes) -> str:
-    """The md5 checksum publishers list: against damage, not against attackers."""
+    """Return the md5 checksum, which detects damage but not attacks."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def read_idx(path: Path, ndim: int, md5: str | None = None) -> np.ndarray:
-    """Read an IDX file of uint8 numbers, gzipped where its name ends in .gz.
+    """Read an IDX file of uint8 numbers, gzipped if its name ends in .gz.
 
     Args:
         path: the file.
         ndim: dimensions it must have: 3 for images [N, h, w], 1 for labels [N].
-        md5: checksum of the file as it lies there; None: not checked.
+        md5: checksum of the file; None: not checked.
 
     Returns:
         uint8 array with `ndim` dimensions, read-only.
@@ -46,7 +46,7 @@ def read_idx(path: Path, ndim: int, md5: str | None = None) -> np.ndarray:
     if md5 is not None and (found := md5_of(content)) != md5:
         raise ValueError(
             f"{path}: wrong checksum: md5 found {found}, expected {md5}. The file is "
-            "damaged or another one: delete it, and load again to download it anew"
+            "damaged or a different one: delete it, and load again to download it"
         )
     if path.suffix == ".gz":
         try:
@@ -54,7 +54,7 @@ def read_idx(path: Path, ndim: int, md5: str | None = None) -> np.ndarray:
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(
                 f"{path}: truncated or damaged gzip file ({error}): delete it, and "
-                "load again to download it anew"
+                "load again to download it"
             ) from error
     return _parse_idx(content, ndim, path)
 
@@ -64,8 +64,8 @@ def _parse_idx(content: bytes, ndim: int, path: Path) -> np.ndarray:
     if magic != expected:
         raise ValueError(
             f"{path}: wrong IDX magic number 0x{magic.hex() or '(empty file)'}, "
-            f"expected 0x{expected.hex()} (uint8, {ndim} dimensions): not the file "
-            "its name says"
+            f"expected 0x{expected.hex()} (uint8, {ndim} dimensions): the content does "
+            "not match the file name"
         )
     start = 4 + 4 * ndim
     if len(content) < start:
@@ -88,14 +88,14 @@ def _parse_idx(content: bytes, ndim: int, path: Path) -> np.ndarray:
 def read_npz(
     path: str | os.PathLike[str], required: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Read those of the arrays x, y, x_test, y_test that an .npz file holds.
+    """Read the arrays x, y, x_test, y_test of an .npz file, as far as it holds them.
 
     Args:
         path: a file whose name ends in .npz.
         required: the arrays that must be there.
 
     Returns:
-        the arrays by name, as they lie in the file, and the names of all others.
+        the arrays by name, unchanged, and the names of all other arrays.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -104,7 +104,7 @@ def read_npz(
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        raise ValueError(f"{file}: is a folder, expected an .npz file")
+        raise ValueError(f"{file} is a folder: expected an .npz file")
     if not file.exists():
         raise FileNotFoundError(
             f"{file}: no such file (looked for {file.absolute()}); write one with "
@@ -143,4 +143,4 @@ def _array(archive: np.lib.npyio.NpzFile, name: str, file: Path) -> np.ndarray:
         raise ValueError(f"{file}: array {name!r} is damaged ({error})") from error
     if isinstance(array, np.ndarray):
         return array
-    raise ValueError(f"{file}: {name!r} is no NumPy array: write it with np.savez")
+    raise ValueError(f"{file}: {name!r} is not a NumPy array: write it with np.savez")

@@ -1,9 +1,9 @@
-"""The calls of the data package: a name, a path or arrays in, a `Dataset` out.
+"""The functions users call: from a name, a path or arrays to a `Dataset`.
 
-Every source returns a `Raw`: the arrays, and whether their order is drawn from the seed
-(digits, .npz, arrays) or is the publisher's (MNIST).  `DATA_SETS` lists the named ones.
-`_build` makes a `Dataset` of it: arrays are checked, the held-out parts are taken,
-images are flattened.
+Every source gives a `Raw`: its arrays, and whether their order is drawn from the seed
+(digits, .npz, arrays) or is the publisher's (MNIST). `DATA_SETS` lists the named ones.
+`_build` makes a `Dataset` of it: it checks the arrays, holds out the validation and
+test sets, and flattens images.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ._format import InputFormat
 from ._readers import NPZ_NAMES, read_idx, read_npz
 
 KINDS = {"auto": None, "classification": "labels", "regression": "targets"}
-"""what y holds, by task"""
+"""task: content of y"""
 SHOWN = 8
-"""absent classes that are named"""
+"""largest number of absent classes that a warning names"""
 
 
 def load(
@@ -41,17 +41,17 @@ def load(
 ) -> Dataset:
     """Load a named data set or an .npz file.
 
-    "digits" (8x8, bundled, in [0, 1]) and .npz files are put in an order
-    drawn from `split_seed`; "mnist" and "fashion-mnist" (28x28, in [0, 1]) keep their
+    "digits" (8x8, bundled, in [0, 1]) and .npz files are put in a random order drawn
+    from `split_seed`; "mnist" and "fashion-mnist" (28x28, in [0, 1]) keep their
     publisher's order and test set.
 
     Args:
         name: "digits", "mnist", "fashion-mnist", or a path that ends in .npz with the
             arrays x and y, optionally x_test and y_test (see `load_arrays`).
-        validation: an int: the last that many training examples; a float in [0, 1):
-            that fraction of them. 0: no validation set.
+        validation: number of training examples held out, the last ones, if an int; or
+            a fraction in [0, 1) of them. 0: no validation set.
         test: fraction in [0, 1) held out as the test set, of each class for digits;
-            not used where the data bring a test set of their own. 0: no test set.
+            not used if the data have a test set of their own. 0: no test set.
         split_seed: seed of the order, whole number >= 0.
         flatten: x as [N, features] rather than in its own shape.
         task: "classification": y holds labels; "regression": y holds target values;
@@ -63,7 +63,7 @@ def load(
     Raises:
         ValueError: unknown name, option out of range, or data that cannot be used.
         FileNotFoundError: no such .npz file.
-        ConnectionError: files are neither here nor to be downloaded.
+        ConnectionError: files are missing and cannot be downloaded.
 
     Source: the last 10 000 training images of MNIST for validation are paper A's.
     """
@@ -93,13 +93,13 @@ def load_arrays(
     flatten: bool = True,
     task: str = "auto",
 ) -> Dataset:
-    """A data set from arrays given in Python: the checks and splits of an .npz file.
+    """Make a data set from arrays, with the checks and splits of an .npz file.
 
     Args:
-        x: numbers [N, ...]; uint8 is divided by 255, others are taken as they are.
+        x: numbers [N, ...]; uint8 is divided by 255, others are not scaled.
             [N, h, w] and [N, h, w, c] are images.
-        y: labels, whole numbers [N] from 0 on; or targets, floats [N, d] (or [N],
-            where not all are whole); `task` decides otherwise.
+        y: labels, whole numbers [N] from 0 on; or targets, floats [N, d] (or [N], if
+            not all are whole). `task` overrides this.
         name: name of the data set.
         x_test, y_test: a test set; None: a fraction `test` is held out.
         validation, test, split_seed, flatten, task: as for `load`.
@@ -118,7 +118,7 @@ def load_arrays(
 def read_inputs(
     path: str | os.PathLike[str], flatten: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read examples from an .npz file, in the order of the file, as `load` would.
+    """Read examples from an .npz file in the order of the file, converted as by `load`.
 
     Args:
         path: a path that ends in .npz, with the array x and optionally y.
@@ -140,11 +140,11 @@ def read_inputs(
 def read_examples(
     path: str | os.PathLike[str],
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read x, and y or None, from an .npz file: as they lie there, for a run to judge.
+    """Read x, and y or None, from an .npz file, unconverted: a run converts them.
 
     Raises:
-        ValueError, FileNotFoundError: no such file, no array x, no numbers, or not one
-            y for each x.
+        ValueError, FileNotFoundError: no such file, no array x, not numbers, or not
+            one y for each x.
     """
     _check_npz_name(os.fspath(path))
     arrays, _ = read_npz(path, required=("x",))
@@ -169,7 +169,7 @@ class Raw:
     shuffle: bool = True
     stratify: bool = False
     others: tuple[str, ...] = ()
-    """names of arrays that are there and not read"""
+    """names of arrays in the file that are not read"""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _check_npz_name(name: str) -> None:
     near = difflib.get_close_matches(name.lower(), DATA_SETS, n=1)
     known = ", ".join(DATA_SETS)
     raise ValueError(
-        f"{name!r} is no data set"
+        f"{name!r} is not a data set"
         + (f", did you mean {near[0]!r}?" if near else ".")
         + f" Known names: {known}; a path must end in .npz (write one with "
         "np.savez(path, x=x, y=y))"
@@ -253,18 +253,18 @@ def _build(
 
 
 def _doubts(name: str, raw: Raw, y: np.ndarray, task: str) -> Iterator[str]:
-    """What a user may not expect of the data, a sentence each."""
+    """Return warnings about the data, a sentence each."""
     if raw.others:
         yield (
-            f"{name}: {', '.join(raw.others)} in the file are not read, only "
-            f"{', '.join(NPZ_NAMES)} are"
+            f"{name}: the arrays {', '.join(raw.others)} are ignored; eqprop reads "
+            f"only {', '.join(NPZ_NAMES)}"
         )
     if y.dtype != np.int32:
         return
     classes = int(y.max()) + 1
     if task == "auto" and np.asarray(raw.y).dtype.kind == "f":
         yield (
-            f"{name}: y holds whole floats, which are taken as labels of {classes} "
+            f"{name}: y holds whole floats, which count as labels of {classes} "
             "classes; choose with task='classification' or 'regression' (--task "
             "regression)"
         )
@@ -272,9 +272,10 @@ def _doubts(name: str, raw: Raw, y: np.ndarray, task: str) -> Iterator[str]:
     if len(absent) and classes > 1:
         shown = ", ".join(map(str, absent[:SHOWN])) + ", …" * (len(absent) > SHOWN)
         yield (
-            f"{name}: no example is of class {shown}: labels count from 0, so that "
-            f"the network has {classes} outputs for {classes - len(absent)} classes; "
-            "number the labels anew with y = np.unique(y, return_inverse=True)[1], or "
+            f"{name}: no example has class {shown}: labels are numbered from 0, so "
+            f"that the network has {classes} outputs for {classes - len(absent)} "
+            "classes; "
+            "renumber the labels with y = np.unique(y, return_inverse=True)[1], or "
             "give task='regression' (--task regression) if y holds target values"
         )
 
@@ -282,12 +283,12 @@ def _doubts(name: str, raw: Raw, y: np.ndarray, task: str) -> Iterator[str]:
 def _own_test_set(
     raw: Raw, x: np.ndarray, y: np.ndarray, inputs: InputFormat
 ) -> Split | None:
-    """The test set that came with the data, checked against x and y; None: none did."""
+    """Return the data's own test set, checked against x and y; None without one."""
     if raw.x_test is None and raw.y_test is None:
         return None
     if raw.x_test is None or raw.y_test is None:
         there = "y_test" if raw.x_test is None else "x_test"
-        raise ValueError(f"{there} is alone: give both x_test and y_test, or neither")
+        raise ValueError(f"only {there} is given: give both x_test and y_test, or none")
     x_test = _checks.as_inputs(raw.x_test, "x_test")
     if x_test.shape[1:] != x.shape[1:]:
         raise ValueError(
@@ -297,8 +298,8 @@ def _own_test_set(
     dtypes = np.asarray(raw.x).dtype, np.asarray(raw.x_test).dtype
     if (dtypes[0] == np.uint8) != (dtypes[1] == np.uint8):
         raise ValueError(
-            f"x has dtype {dtypes[0]}, x_test {dtypes[1]}: uint8 is divided by 255, "
-            "the other is not, so both or neither must be uint8"
+            f"x has dtype {dtypes[0]}, x_test {dtypes[1]}: only uint8 is divided by "
+            "255, so that both or neither must be uint8"
         )
     inputs.check_values(np.asarray(raw.x_test), "x_test")
     y_test = _checks.as_like(raw.y_test, y)

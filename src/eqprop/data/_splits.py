@@ -1,9 +1,9 @@
-"""Which examples train, which validate, which test: indices only, from a seed.
+"""Choose the training, validation and test examples, by index and from a seed.
 
-Between the checks and the `Dataset`. The order is drawn once from
-`np.random.default_rng(split_seed)` and depends on nothing else: validation does not
-move the test set, and its size does not reorder the training examples. Both are taken
-from the end of the order, as paper A takes the last 10 000 training images of MNIST.
+The step between the checks and the `Dataset`. The order depends only on `split_seed`
+(`np.random.default_rng`): another `validation` changes neither the test set nor the
+order of the training examples. Both sets are taken from the end of the order, as paper
+A takes the last 10 000 training images of MNIST.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ TEST_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Splitting:
-    """The split options of a call, right whatever the data, or a ValueError.
-
-    Built before anything is read, so that nobody waits for a download to learn of a
-    typing error.
+    """The split options of a call, checked before any file is read or downloaded.
 
     Attributes:
         validation: number (int) or fraction (float) of the training examples.
@@ -36,9 +33,9 @@ class Splitting:
     def __post_init__(self) -> None:
         if not _is_count(self.validation) and not _is_fraction(self.validation):
             raise ValueError(
-                f"validation = {self.validation!r}: expected a whole number >= 0 (that "
-                "many training examples; write 1000, not 1000.0) or a fraction in "
-                "[0, 1) of them"
+                f"validation = {self.validation!r}: expected a number of training "
+                "examples, whole and >= 0 (write 1000, not 1000.0), or a fraction in "
+                "[0, 1)"
             )
         if not _is_fraction(self.test):
             raise ValueError(
@@ -54,7 +51,7 @@ class Splitting:
 def hold_out_validation(
     order: np.ndarray, validation: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the training examples: all but the last, and the last for validation.
+    """Hold out the last training examples for validation.
 
     Args:
         order: int [N], the training examples in their order.
@@ -64,7 +61,7 @@ def hold_out_validation(
         (training, validation) indices; validation may be empty.
 
     Raises:
-        ValueError: no training example is left, or a fraction is too small for one.
+        ValueError: no training example is left, or the fraction gives no example.
     """
     n = len(order)
     count = int(validation) if _is_count(validation) else round(float(validation) * n)
@@ -80,19 +77,20 @@ def hold_out_validation(
 def hold_out_test(
     order: np.ndarray, test: float, labels: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split all examples: a fraction `test` from the end of the order is the test set.
+    """Hold out a fraction `test` of all examples, from the end of the order.
 
     Args:
         order: int [N], all examples in the order drawn.
         test: fraction in [0, 1); 0: no test set.
-        labels: int [N] in the order of the data; given, the fraction is taken of each
-            class (stratified).
+        labels: int [N] in the order of the data; if given, the fraction is taken of
+            each class (stratified).
 
     Returns:
         (training, test) indices, both in the order drawn.
 
     Raises:
-        ValueError: nothing is left on one side.
+        ValueError: one side is empty.
+
     """
     groups = np.zeros(len(order), np.int32) if labels is None else labels[order]
     held_out = np.zeros(len(order), bool)

@@ -1,16 +1,13 @@
-"""Runs: training into a directory that stands alone, and what is done with it.
+"""Runs: train into a run directory, resume, load, search, compare and export runs.
 
-Last stage before the command line: config → problem → loop → directory → report.
+A configuration becomes a problem (system, cost, data), which the training loop trains;
+the run directory holds everything that is needed to use or resume the run later.  The
+papers and the command line build on this package.
 """
 
-from ._bench import (
-    bench as bench,
-    bench_problem as bench_problem,
-    ROUNDS as ROUNDS,
-)
 from ._compare import compare as compare, Comparison as Comparison
 from ..training import RunWarning as RunWarning
-from ._directory import RunDirectory as RunDirectory
+from ._directory import plain as plain, RunDirectory as RunDirectory
 from ._environment import (
     environment as environment,
     read_environment as read_environment,
@@ -18,9 +15,10 @@ from ._environment import (
 from ._export import export as export
 from ._inputs import read_targets as read_targets
 from ._precision import read_precision as read_precision
-from ._problem import load_user_model as load_user_model, Problem as Problem
+from ._problem import Problem as Problem
 from ._record import record_of as record_of
-from ._run import evaluate as evaluate, load as load, predict as predict, Run as Run
+from ._load import load as load
+from ._run import evaluate as evaluate, predict as predict, Run as Run
 from ._search import search as search, Search as Search, Varied as Varied
 from ._seeds import (
     complete as complete,

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder `NUMBER` with the arrays and a record, whole or absent.
+"""Write and read checkpoints: a folder `NUMBER` that is complete or does not exist.
 
-`arrays.safetensors` holds the arrays, `record.json` the rest: shape, dtype and SHA-256
-of every array, what they belong to (configuration, static parts of the system, version
-of eqprop) and the metrics of all epochs so far.  Both are written into `NUMBER.tmp`,
-which is then renamed.  Nothing in a checkpoint is ever executed.
+`arrays.safetensors` holds the arrays.  `record.json` holds shape, dtype and SHA-256 of
+every array, what they belong to (configuration, static parts of the system, version of
+eqprop) and the metrics of all epochs so far.  Both are written into `NUMBER.tmp`, which
+is then renamed.  Nothing in a checkpoint is ever executed.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from safetensors import numpy as safetensors, SafetensorError
 from ..training import RunWarning
 
 KEEP = 2
-"""the number of newest checkpoints that are kept, beside the best one"""
+"""number of newest checkpoints to keep, in addition to the best one"""
 FORMAT = 2
 ARRAYS, RECORD = "arrays.safetensors", "record.json"
 PARTIAL = ".tmp"
-"""ends the name of a folder that is being written or removed"""
+"""suffix of a folder that is being written or removed"""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is not, bit for bit, what was saved."""
+    """A checkpoint differs from what was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Checkpoints:
     folder: Path
 
     def numbers(self) -> list[int]:
-        """The numbers of the checkpoints, oldest first."""
+        """Return the numbers of the checkpoints, oldest first."""
         if not self.folder.is_dir():
             if os.path.lexists(self.folder):
                 raise NotADirectoryError(
-                    f"{self.folder} is no folder; bring back the run's checkpoints, or "
-                    "remove it to train the run again from its start"
+                    f"{self.folder} is not a folder; restore the run's checkpoints, or "
+                    "remove it to train the run again from the beginning"
                 )
             return []
         names = {path.name for path in self.folder.iterdir()}
@@ -66,9 +66,9 @@ class Checkpoints:
     def save(
         self, number: int, arrays: dict[str, Any], record: dict[str, Any], best: Any
     ) -> None:
-        """Save a checkpoint; remove all others but the newest and `best`.
+        """Save a checkpoint; remove old ones except the newest and `best`.
 
-        **Raises:** `OSError` if it cannot be written; the others are kept.
+        **Raises:** `OSError` if it cannot be written; then no other is removed.
         """
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         record = record | {
@@ -98,24 +98,24 @@ class Checkpoints:
         self._forget_partial()
 
     def read(self, number: int) -> Checkpoint:
-        """One checkpoint, compared bit by bit with what was saved.
+        """Read one checkpoint; compare it with the checksums of what was saved.
 
-        **Raises:** `DamagedCheckpoint`; `ValueError` for one of an older eqprop.
+        **Raises:** `DamagedCheckpoint`; `ValueError` if an older eqprop saved it.
         """
         folder = self._path(number)
         if (folder / "_CHECKPOINT_METADATA").exists():
             raise ValueError(
                 f"{folder} has checkpoint format 1 (orbax, eqprop 0.1.0 of 2026); this "
-                f"eqprop reads format {FORMAT}. Configuration and metrics of the run "
-                "can still be reported. To use its weights, install the eqprop that "
-                "saved them or train the run again"
+                f"eqprop reads format {FORMAT}. eqprop report still reads the "
+                "configuration and metrics of the run. To use its weights, install "
+                "the eqprop that saved them, or train the run again"
             )
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             if not isinstance(record, dict):
-                raise DamagedCheckpoint(f"{RECORD} holds no JSON object")
+                raise DamagedCheckpoint(f"{RECORD} is not a JSON object")
             if record.pop("sha256", None) != _digest_of(record):
-                raise DamagedCheckpoint(f"{RECORD} is not what was saved")
+                raise DamagedCheckpoint(f"{RECORD} differs from what was saved")
             if record["number"] != number:
                 raise DamagedCheckpoint(f"it was saved as {record['number']}")
             stored = safetensors.load((folder / ARRAYS).read_bytes())
@@ -138,20 +138,20 @@ class Checkpoints:
             raise DamagedCheckpoint(f"it cannot be read: {error}") from error
         for name, known in record["arrays"].items():
             if fingerprint(arrays[name]) != known:
-                raise DamagedCheckpoint(f"{name} is not what was saved")
+                raise DamagedCheckpoint(f"{name} differs from what was saved")
         return Checkpoint(number, arrays, record)
 
     def newest(self) -> Checkpoint:
-        """The newest checkpoint that is whole; a warning names those that are not.
+        """Read the newest intact checkpoint; warn of damaged ones.
 
-        **Raises:** `FileNotFoundError` where there is none, `DamagedCheckpoint` where
-        none is whole.
+        **Raises:** `FileNotFoundError` if there is no checkpoint; `DamagedCheckpoint`
+        if all are damaged.
         """
         numbers = self.numbers()
         if not numbers:
             raise FileNotFoundError(
-                f"{self.folder.parent} holds no checkpoint: the run stopped before its "
-                "first one was saved. Resume with: eqprop train --resume "
+                f"{self.folder.parent} holds no checkpoint: the run stopped before it "
+                "saved one. Resume with: eqprop train --resume "
                 f"{self.folder.parent}"
             )
         damaged = []
@@ -170,12 +170,12 @@ class Checkpoints:
             return found
         raise DamagedCheckpoint(
             f"{'; '.join(damaged)}: no checkpoint of this run can be used. To train it "
-            f"again from its start, delete {self.folder} and run: eqprop train "
+            f"again from the beginning, delete {self.folder} and run: eqprop train "
             f"--resume {self.folder.parent}"
         )
 
     def best(self) -> Checkpoint:
-        """The checkpoint of the best epoch so far (see `best_epoch`)."""
+        """Read the checkpoint of the best epoch so far (see `best_epoch`)."""
         number = self.newest().record["best"]
         if number is None:
             raise FileNotFoundError(
@@ -190,7 +190,7 @@ class Checkpoints:
             ) from error
 
     def set_aside(self, newer_than: int) -> None:
-        """Move damaged checkpoints out of the way, so that they are saved anew."""
+        """Move damaged checkpoints to `damaged/`, so that they can be saved again."""
         self._forget_partial()
         for number in self.numbers():
             if number > newer_than:
@@ -206,14 +206,14 @@ class Checkpoints:
         return self.folder / f"{number}{PARTIAL}"
 
     def _forget_partial(self) -> None:
-        """Remove folders that were being written or removed when a program ended."""
+        """Remove what a program left that ended while it wrote or removed a folder."""
         for path in self.folder.glob(f"*{PARTIAL}"):
             if path.stem.isdecimal():
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def fingerprint(array: np.ndarray) -> dict[str, Any]:
-    """Shape, dtype and SHA-256 of the bytes of an array."""
+    """Return shape, dtype and SHA-256 of an array."""
     contiguous = np.ascontiguousarray(array).reshape(-1)
     return {
         "shape": list(array.shape),
@@ -223,10 +223,10 @@ def fingerprint(array: np.ndarray) -> dict[str, Any]:
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
-    """The first epoch of the lowest validation error, or training error without one.
+    """Return the first epoch of the lowest validation (else training) error.
 
-    The loss stands in for an error that is not defined, and decides between equal
-    ones.  The test set has no say: its error is to stay a measurement.
+    Equal errors are compared by the loss, and so are runs whose error is not defined.
+    The test set is not used, so that its error remains a measurement.
     """
 
     def score(record: Mapping[str, Any]) -> tuple[float, float]:
@@ -240,7 +240,7 @@ def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[str]:
-    """The entries of two JSON objects that are not equal, in words."""
+    """Describe the entries in which two JSON objects differ."""
     if isinstance(then, dict) and isinstance(now, dict):
         return [
             line
@@ -258,7 +258,7 @@ def _digest_of(record: Mapping[str, Any]) -> str:
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """The array, or its bytes if safetensors has no name for its dtype."""
+    """Return the array, or its bytes if safetensors has no name for its dtype."""
     array = np.ascontiguousarray(array)
     return array if array.dtype.kind in "biuf" else array.reshape(-1).view(np.uint8)
 
@@ -271,7 +271,7 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make the names in a folder durable; Windows does so itself."""
+    """Make the file names of a folder durable; Windows does this by itself."""
     if os.name == "posix":
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -285,7 +285,7 @@ def _not_saved(folder: Path, number: int, error: OSError) -> OSError:
     reason = "no space left" if full else error.strerror
     return OSError(
         errno.ENOSPC if full else error.errno,
-        f"{folder.parent}: checkpoint {number} could not be saved ({reason}); what was "
-        f"saved before is kept. Resume later with: eqprop train --resume "
+        f"{folder.parent}: checkpoint {number} could not be saved ({reason}); earlier "
+        f"checkpoints are kept. Resume later with: eqprop train --resume "
         f"{folder.parent}",
     )

@@ -1,9 +1,10 @@
-"""Who trains which trial of a search, where several processes share the study.
+"""Decide which process trains which trial, if several processes share a study.
 
-Optuna numbers trials one by one for all processes, so a trial may run if fewer than the
-wanted number of trials before it count: those that have ended, and those that a living
-process trains.  A process holds a lock for its trial, which the operating system frees
-when the process ends, however it ends.
+The processes may run on machines that share only the study's storage, so that no file
+lock can count the trials.  But Optuna numbers the trials for all of them: a trial may
+run if fewer than the wanted number of trials before it have ended or are being trained.
+A process holds a file lock for its trial; the operating system frees the lock when the
+process ends, also when it is killed.
 """
 
 import contextlib
@@ -15,27 +16,30 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.5
-"""seconds between two looks at the trials of others"""
+"""seconds between two looks at the other processes' trials"""
 STARTING = 60.0
-"""seconds in which a new trial may be without the name of its lock"""
+"""seconds for which a new trial may lack the name of its lock"""
 AGAIN = "again"
-"""of a trial: the parameters of an interrupted one that it repeats"""
+"""attribute of a trial that repeats an interrupted one: the parameters"""
 ENDED = ("complete", "pruned", "diverged")
 
 
 def state_of(trial: Any) -> str:
-    """The word for how a trial ended; that of Optuna where it has not."""
+    """Return how a trial ended, or Optuna's state if it has not ended."""
     return "diverged" if "diverged" in trial.user_attrs else trial.state.name.lower()
 
 
 def claim(made: Any, folder: Path, trials: int) -> AbstractContextManager[Any] | None:
-    """A trial to train, held while the context lasts; None once all have ended.
+    """Return a trial to train, locked within the context; None if all have ended.
 
-    Waits while others train the last trials, to take the place of one that fails.
+    While other processes train the last trials, wait: one of them may fail and must
+    then be replaced.
 
     **Arguments:**
 
-    - `made`: the study; `folder`: of the locks; `trials`: how many are wanted.
+    - `made`: the study.
+    - `folder`: folder of the locks.
+    - `trials`: number of trials wanted.
     """
     folder.mkdir(exist_ok=True)
     while True:
@@ -49,7 +53,7 @@ def claim(made: Any, folder: Path, trials: int) -> AbstractContextManager[Any] |
             _give_back(made, trial)
             held.release()
         elif "alive" not in found:
-            return None  # the rest is trained where it cannot be watched
+            return None  # other machines train the rest, and their locks are not here
         time.sleep(POLL)
 
 
@@ -70,7 +74,7 @@ def _is_wanted(made: Any, trial: Any, trials: int) -> bool:
 
 
 def _give_back(made: Any, trial: Any) -> None:
-    """End a trial that was one too many; what was to be tried again still is."""
+    """End a trial that was one too many; if it was a repetition, queue that again."""
     from optuna.trial import TrialState
 
     made.tell(trial, state=TrialState.FAIL)
@@ -79,7 +83,7 @@ def _give_back(made: Any, trial: Any) -> None:
 
 
 def try_again(made: Any, params: dict[str, Any]) -> None:
-    """The next trial of any process gets these parameters."""
+    """Give these parameters to the next trial of any process."""
     made.enqueue_trial(params, user_attrs={AGAIN: params})
 
 
@@ -92,7 +96,7 @@ def _holding(held: Any, trial: Any) -> Iterator[Any]:
 
 
 def _standing(made: Any, trial: Any) -> str:
-    """ended, alive, elsewhere (no lock to be seen), waiting to be tried again, lost."""
+    """Return ended, alive, elsewhere (its lock is not here), waiting, or lost."""
     from filelock import FileLock, Timeout
 
     state = state_of(trial)
@@ -114,6 +118,8 @@ def _standing(made: Any, trial: Any) -> str:
     except Timeout:
         return "alive"
     lock.release()
-    # It may have ended since `trial` was read: a process says so before it lets go.
+    # It may have ended since `trial` was read: a process tells the study before it
+    # releases the lock.
+
     now = {other.number: other for other in made.get_trials(deepcopy=False)}
     return "ended" if state_of(now[trial.number]) in ENDED else "lost"

@@ -1,4 +1,4 @@
-"""Learning rules side by side: the same network, weights, order and optimizer."""
+"""Compare learning rules: train each with the same network, weights and optimizer."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import recipes
 from .._files import write_whole
 from ..estimators import (
     AbstractEstimator,
@@ -28,28 +27,29 @@ from ..training import (
     config_to_json,
     Observer,
     Optimizer,
-    TrainingDiverged,
 )
 from ..theory._metrics import agreement
 from ._directory import RunDirectory
 from ._problem import Problem
-from ._train import _start, _with_whole_paths, default_path, resume, train
+from ._recorder import Forwarding
+from ._seeds import complete
+from ._train import _configured, _start, _with_whole_paths, default_path
 
 EXAMPLES = 100
 """training examples on which the angle to the exact gradient is measured"""
 RESIDUAL = 1e-4
-"""velocity below which the exact gradient's free phase counts as settled"""
+"""velocity below which the free phase of the exact gradient counts as settled"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Where the runs are, and a record of each rule in the order asked for.
+    """The directory of the runs, and one record for each rule in the order asked for.
 
-    A record holds `estimator` (the word), `rule` (what ran), `optimizer`, `history`
-    (the run's metrics), `angles` (`epoch`, `angle` in degrees to the exact gradient
-    of the settled cost, `settled` share of the examples), `seconds` of training,
-    `memory` in bytes: temporaries of one compiled gradient of a batch, and `failure`:
-    how the rule diverged, else `None`.
+    A record holds `estimator` (the word), `rule` (its full name), `optimizer`,
+    `history` (the run's metrics), `angles` (`epoch`, `angle` in degrees to the exact
+    gradient of the settled cost, `settled` share of the examples), `seconds` of
+    training, `memory` (bytes of temporaries of one compiled gradient of a batch) and
+    `failure` (how the rule diverged, else `None`).
     """
 
     path: Path
@@ -67,24 +67,23 @@ def compare(
 ) -> Comparison:
     """Train one recipe by several learning rules from the same weights.
 
-    Everything but the rule is the recipe's: network, initial weights, order of the
-    examples, optimizer, epochs, and the phases where the rule has them.  A rule that
-    moves the parameters itself takes plain SGD at `learning_rate`.
+    Everything else is the recipe's: network, initial weights, order of the examples,
+    optimizer, epochs, and the phases if the rule has phases.
 
     **Arguments:**
 
-    - `estimators`: words as of `eqprop train --estimator`.
-    - `run`: the directory, one run in it for each rule; what is finished there is not
-      trained again, and what was interrupted goes on.
+    - `estimators`: words as in `eqprop train --estimator`.
+    - `run`: the directory, with one run for each rule.  Finished runs are not trained
+      again; interrupted runs are resumed.
+    - `learning_rate`: for rules that move the parameters themselves: they use SGD.
+    - `observer`: watches the trainings.
     - `overrides`: fields of the configuration, e.g. `epochs=5`.
 
-    **Raises:** `ValueError` before anything is trained where a rule is unknown or not
-    defined for the network, with its name.
+    **Raises:** `ValueError`, before anything is trained, with the name of a rule that
+    is unknown or not defined for the network.
     """
     name = config if isinstance(config, str) else "run"
-    if isinstance(config, str):
-        config = recipes.recipe(config).config
-    config = dataclasses.replace(config, **overrides)
+    config = _with_whole_paths(_configured(config, overrides))
     if not estimators or len(set(estimators)) < len(estimators):
         raise ValueError(
             f"estimators are {', '.join(estimators) or 'none'}; give at least one "
@@ -95,7 +94,6 @@ def compare(
             f"learning_rate is {learning_rate}; it must be positive and finite, "
             "e.g. 0.003"
         )
-    config = _with_whole_paths(config)
     configs = {word: _config(config, word, learning_rate) for word in estimators}
     for word, planned in configs.items():
         with _named(word):
@@ -111,7 +109,7 @@ def compare(
 
 
 def _config(config: Config, word: str, learning_rate: float) -> Config:
-    """The same configuration with another rule, and SGD where the rule needs it."""
+    """Return the configuration with another rule, and with SGD if the rule needs it."""
     estimator = named_estimator(word, config.estimator)
     if not hasattr(estimator, "learning_rate"):
         return dataclasses.replace(config, estimator=estimator)
@@ -123,7 +121,7 @@ def _config(config: Config, word: str, learning_rate: float) -> Config:
 
 @contextlib.contextmanager
 def _named(word: str):
-    """A refusal says which of the rules it is about."""
+    """Put the name of the rule before the message of a `ValueError`."""
     try:
         yield
     except ValueError as error:
@@ -131,22 +129,16 @@ def _named(word: str):
 
 
 def _record(word: str, config: Config, path: Path, observer: Observer) -> dict:
-    """Train, go on with, or load the run of one rule."""
+    """Train, resume, or read the run of one rule."""
     directory = RunDirectory(path)
     angles = _Angles(config, path / "angles.json", observer)
-    failure = None
-    try:
-        if not directory.config_file.exists():
-            train(config, run=path, observer=angles)
-        elif config_to_json(directory.config()) != config_to_json(config):
-            raise ValueError(
-                f"{path} holds a run of another configuration; choose another directory"
-            )
-        elif len(directory.history()) < config.epochs:
-            system = getattr(config.model, "path", None)
-            resume(path, observer=angles, system=system)
-    except TrainingDiverged as stop:
-        failure = str(stop)
+    there = directory.config() if directory.config_file.exists() else config
+    if config_to_json(there) != config_to_json(config):
+        raise ValueError(
+            f"{path} holds a run of another configuration; choose another directory"
+        )
+    system = getattr(config.model, "path", None)
+    failure = complete(config, path, observer=angles, system=system)
     history = directory.history()
     gradient, memory = _one_gradient(config, Problem.build(config))
     return {
@@ -162,7 +154,7 @@ def _record(word: str, config: Config, path: Path, observer: Observer) -> dict:
 
 
 def _one_gradient(config: Config, problem: Problem) -> tuple[str, int]:
-    """The rule's own name, and the temporaries of a compiled batch of it in bytes."""
+    """Return the rule's full name, and the bytes of temporaries of its gradient."""
     x, y = jax.tree.map(lambda leaf: leaf[: config.batch_size], problem.train)
     key = jax.random.key(0)
 
@@ -176,14 +168,15 @@ def _one_gradient(config: Config, problem: Problem) -> tuple[str, int]:
     return found.stats["rule"], analysis.temp_size_in_bytes
 
 
-class _Angles(Observer):
+class _Angles(Forwarding):
     """Measures a rule's angle to the exact gradient at epochs 0, 1, 2, 4, 8, …"""
 
     def __init__(self, config: Config, file: Path, inner: Observer):
-        self.config, self.file, self.inner = config, file, inner
+        super().__init__(inner)
+        self.config, self.file = config, file
 
     def known(self) -> list[dict[str, Any]]:
-        """What has been measured, also before an interruption."""
+        """Return all angles so far, those before an interruption too."""
         if not self.file.exists():
             return []
         return json.loads(self.file.read_text(encoding="utf-8"))
@@ -194,19 +187,13 @@ class _Angles(Observer):
         self.epochs = epochs
         if int(state.epoch) == 0 and int(state.step) == 0:
             self._measure(state, 0)
-        self.inner.on_start(trainer, state, epochs)
-
-    def on_chunk(self, state, record):
-        self.inner.on_chunk(state, record)
+        super().on_start(trainer, state, epochs)
 
     def on_epoch(self, state, record):
         epoch = record["epoch"]
         if math.log2(epoch).is_integer() or epoch == self.epochs:
             self._measure(state, epoch)
-        self.inner.on_epoch(state, record)
-
-    def on_failure(self, state):
-        self.inner.on_failure(state)
+        super().on_epoch(state, record)
 
     def _measure(self, state, epoch: int) -> None:
         angle, settled = exact_angle(
@@ -220,11 +207,14 @@ class _Angles(Observer):
 def exact_angle(
     estimator: AbstractEstimator, system: Any, cost: Any, x: Any, y: Any
 ) -> tuple[float | None, float]:
-    """Degrees between a rule's gradient from a cold start and the exact one.
+    """Return the angle, in degrees, between a rule's gradient and the exact one.
 
-    The exact one is implicit differentiation at the settled free state.  Examples that
-    do not settle are left out of both; the second number is the share of those used.
-    `None` where none settles or the adjoint has no solution.
+    The rule starts from the initial state.  The exact gradient is that of implicit
+    differentiation at the settled free state.  Examples that do not settle are left
+    out of both.
+
+    **Returns:** the angle, `None` if no example settles or the adjoint has no solution;
+    and the share of examples used.
     """
     settling = _settling(estimator.free, system)
     free = relax(system, x, settling)
@@ -245,7 +235,7 @@ def exact_angle(
 
 
 def _settling(free: AbstractRelaxation, system: Any) -> AbstractRelaxation:
-    """The rule's own free relaxation, with steps enough to settle."""
+    """Return the rule's own free relaxation with enough steps to settle."""
     if not (free.draws_noise or free.outside):
         longer: dict[str, Any] = {"steps": max(1000, free.steps), "tol": RESIDUAL}
         return dataclasses.replace(free, **longer)

@@ -1,14 +1,14 @@
-"""The run directory: which file holds what, and how it is written and read.
+"""Read and write the files of a run directory.
 
 ==================  =========================================================
-config.json         the resolved configuration; written last, it makes the run
+config.json         the full configuration; written last: without it there is no run
 env.json            versions, machine, command
-inputs.json         SHA-256 of the data, and of the user's model file
-precision.json      what tf32 or bf16 does to the first gradient, where chosen
-model.py            a copy of the user's file, for a model of their own
-metrics.jsonl       one line an epoch
-checkpoints/        the newest good states, and the best
-damaged/            checkpoints that were found not to be what was saved
+inputs.json         SHA-256 of the data and of the user's model file
+precision.json      effect of tf32 or bf16 on the first gradient, if chosen
+model.py            a copy of the user's model file, if there is one
+metrics.jsonl       one line per epoch
+checkpoints/        the two newest states and the best one
+damaged/            checkpoints that differ from what was saved
 curves.png          error, loss, residual and relative weight change
 weights.png         the first layer's weights, for image inputs
 ==================  =========================================================
@@ -33,29 +33,37 @@ from ..training import (
     EpochRecord,
     load_config,
     RunWarning,
+    split_path,
     UserModel,
 )
 from ._checkpoints import Checkpoints, differences
 from ._inputs import check_data, check_system, fingerprints, hash_file
-from ._problem import Problem, split_path
+from ._problem import Problem
 
 
 SEEDS_FILE = "seeds.json"
-"""of a directory that holds a run of each of several seeds"""
+"""in a directory that holds one run per seed"""
 KNOWN = {"shape", "dtype", "sha256"}
 OURS = (
-    *("env.json", "inputs.json", "precision.json", "model.py", "metrics.jsonl"),
-    *("checkpoints", "damaged", "curves.png", "weights.png"),
+    "env.json",
+    "inputs.json",
+    "precision.json",
+    "model.py",
+    "metrics.jsonl",
+    "checkpoints",
+    "damaged",
+    "curves.png",
+    "weights.png",
 )
 UNREADABLE = (ValueError, RecursionError)
-"""what reading JSON raises of text that is none, or nested without end"""
+"""errors of reading text that is not JSON, or is nested too deep"""
 DEVICES = ("processor", "backend", "devices", "x64", "packages")
 LIBRARIES = ("jax", "jaxlib", "optax", "equinox")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run, and its small files."""
+    """The paths and the small files of one run."""
 
     path: Path
 
@@ -77,7 +85,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self, *, make: bool = False) -> Iterator[None]:
-        """Keep other processes from training here; the system ends it with us."""
+        """Keep other processes from training here, until this process ends."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.path / ".lock")
@@ -89,8 +97,8 @@ class RunDirectory:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise OSError(
-                    f"another process is training in {self.path}; wait for its end, or "
-                    "choose another directory with --run DIR"
+                    f"another process is training in {self.path}; wait until it ends, "
+                    "or choose another directory with --run DIR"
                 ) from None
         try:
             yield
@@ -98,7 +106,7 @@ class RunDirectory:
             lock.release()
 
     def _refuse_foreign(self, lock: Path) -> None:
-        """Where no run was begun, files with the names of ours are the user's."""
+        """Refuse to overwrite the user's files in a directory without a run."""
         there = [name for name in OURS if os.path.lexists(self.path / name)]
         if there and not lock.exists() and not self.config_file.exists():
             raise FileExistsError(
@@ -109,15 +117,15 @@ class RunDirectory:
     def create(
         self, config: Config, environment: dict[str, Any], problem: Problem
     ) -> None:
-        """Write what a run begins with; refuse a directory that already holds one."""
+        """Write the first files of a run; refuse a directory that holds a run."""
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds a run; choose another directory with "
-                f"--run DIR, or go on with it: eqprop train --resume {self.path}"
+                f"--run DIR, or resume that run: eqprop train --resume {self.path}"
             )
         inputs: dict[str, Any] = {"data": fingerprints(problem), "model": None}
         with self._writing():
-            # What a start that was killed has left belongs to no run.
+            # Remove what a killed process left before there was a run.
             self.metrics_file.unlink(missing_ok=True)
             if isinstance(config.model, UserModel):
                 shutil.copyfile(split_path(config.model.path)[0], self.model_file)
@@ -128,7 +136,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A folder that cannot be written to is named, with the way out."""
+        """Say which directory cannot be written, and what to do."""
         try:
             yield
         except OSError as error:
@@ -141,27 +149,28 @@ class RunDirectory:
             ) from error
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
-        """Write a file whole or not at all."""
+        """Write a JSON file completely or not at all."""
         write_whole(self.path / name, json.dumps(record, indent=2) + "\n")
 
     def config(self) -> Config:
-        """The configuration of the run."""
+        """Return the configuration of the run."""
         if not self.path.is_dir():
             raise FileNotFoundError(
-                f"there is no run directory {self.path}; eqprop train prints the one "
-                "it makes"
+                f"there is no run directory {self.path}; eqprop train prints the "
+                "directory of each run"
             )
         if (self.path / SEEDS_FILE).exists() and not self.config_file.exists():
             one = min(self.path.glob("seed[0-9]*"), default=self.path / "seed0")
             raise ValueError(
-                f"{self.path} holds the runs of several seeds; give one, e.g. {one}"
+                f"{self.path} holds the runs of several seeds; give one of them, e.g. "
+                f"{one}"
             )
         return load_config(self.config_file)
 
     def problem(self, config: Config, system: str | None) -> Problem:
-        """The model and data of the run, found to be those it was trained with.
+        """Build model and data of the run; refuse them if they have changed.
 
-        A model of the user's own is executed only if `system` names its file.
+        The file of a user's own model is executed only if `system` names it.
         """
         inputs = self.inputs()
         system = check_system(
@@ -177,7 +186,7 @@ class RunDirectory:
         return problem
 
     def inputs(self) -> dict[str, Any]:
-        """The fingerprints of the data, and the hash of the user's model file."""
+        """Return the fingerprints of the data, and the hash of the model file."""
         file = self.path / "inputs.json"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
@@ -187,14 +196,14 @@ class RunDirectory:
             return {"model": record["model"], "data": record["data"]}
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{file} does not exist: the run was made by an eqprop that kept no "
-                "fingerprint of its data, or it has been removed; train it anew"
+                f"{file} does not exist: it was removed, or an old eqprop made the run "
+                "and kept no fingerprint of the data; train the run again"
             ) from None
         except (AttributeError, KeyError, TypeError, *UNREADABLE) as error:
-            raise ValueError(f"{file} is damaged ({error}); bring it back") from error
+            raise ValueError(f"{file} is damaged ({error}); restore it") from error
 
     def warn_of_other_devices(self, now: dict[str, Any]) -> None:
-        """Say what may change the last digits of a run that goes on elsewhere."""
+        """Warn if a run is resumed where its last digits may differ."""
         try:
             text = (self.path / "env.json").read_text(encoding="utf-8")
             then = {name: json.loads(text).get(name) for name in DEVICES}
@@ -203,12 +212,12 @@ class RunDirectory:
                 found = record.pop("packages")
                 record |= {name: found.get(name) for name in LIBRARIES}
         except (OSError, AttributeError, *UNREADABLE):
-            return  # it decides nothing
+            return  # without env.json there is nothing to compare
         wrong = differences(then, now)
         if wrong:
             warnings.warn(
-                f"{self.path} was begun elsewhere: {'; '.join(wrong)}. Its end may "
-                "differ in the last digits from that of an uninterrupted run",
+                f"{self.path} was started elsewhere: {'; '.join(wrong)}. The result "
+                "may differ in the last digits from that of an uninterrupted run",
                 RunWarning,
                 stacklevel=3,
             )
@@ -223,18 +232,19 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def keeping(self, file: Path) -> Iterator[None]:
-        """A file that cannot be written ends a run; it says which, and how to go on."""
+        """Say which file cannot be written, and how to resume the run later."""
         try:
             yield
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"cannot write {file}: {error.strerror or error}; what was saved "
-                f"before is kept. Go on later with: eqprop train --resume {self.path}",
+                "before is kept. Resume later with: eqprop train --resume "
+                f"{self.path}",
             ) from error
 
     def history(self, epochs: int | None = None) -> list[dict[str, Any]]:
-        """The records of the first `epochs` epochs (all where `None`)."""
+        """Return the records of the first `epochs` epochs, or of all."""
         if not self.metrics_file.exists():
             return []
         text = self.metrics_file.read_text(encoding="utf-8", errors="replace")
@@ -243,23 +253,25 @@ class RunDirectory:
             try:
                 record = json.loads(line)
             except UNREADABLE:
-                continue  # cut short by a crash
+                continue  # a crash has cut this line
             if isinstance(record, dict) and isinstance(record.get("epoch"), int):
                 records.append(record)
         return [r for r in records if epochs is None or r["epoch"] <= epochs]
 
     def rewrite(self, history: Sequence[EpochRecord]) -> None:
-        """Replace the metrics by these records, whole or not at all."""
+        """Replace the metrics by these records, completely or not at all."""
         text = "".join(json.dumps(plain(record)) + "\n" for record in history)
         write_whole(self.metrics_file, text)
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
+    """Return a value that JSON can hold; NaN and infinity become null."""
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

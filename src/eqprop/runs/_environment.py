@@ -1,4 +1,4 @@
-"""What a run needs to be understood later: versions, devices, machine, command."""
+"""Record versions, devices, machine, command and sessions of a run in `env.json`."""
 
 import contextlib
 import json
@@ -30,10 +30,10 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, processor, command line and commits, as JSON values.
+    """Return versions, devices, processor, command and commits, as JSON values.
 
-    `git` is the working directory's commit, `source` eqprop's own where it runs from
-    a clone of its project.
+    `git` is the commit of the working directory.  `source` is that of eqprop itself,
+    if it runs from a clone of its project.
     """
     return {
         "time": _now(),
@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
 
 
 def read_environment(directory: RunDirectory) -> dict[str, Any]:
-    """What `env.json` of a run holds; nothing where it is lost or damaged."""
+    """Return the content of a run's `env.json`; empty if it is lost or damaged."""
     try:
         text = (directory.path / FILE).read_text(encoding="utf-8")
         found = json.loads(text)
@@ -64,10 +64,10 @@ def read_environment(directory: RunDirectory) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def session(directory: RunDirectory, *, resumed: bool = False) -> Iterator[None]:
-    """Note in `env.json` when work on a run began, and when and how it ended.
+    """Record in `env.json` when a session on a run began, and when and how it ended.
 
-    A session that was killed is the one without an `outcome`.  What a resumed run
-    ran with stands in the list `resumed`, one environment a session.
+    A session without an `outcome` was killed.  The list `resumed` holds the
+    environment of each resumed session.
     """
     record = read_environment(directory)
     if resumed:
@@ -84,7 +84,7 @@ def session(directory: RunDirectory, *, resumed: bool = False) -> Iterator[None]
         raise
     finally:
         last |= {"ended": _now(), "outcome": outcome}
-        with contextlib.suppress(OSError):  # a full disk has said so already
+        with contextlib.suppress(OSError):  # the user has seen that the disk is full
             directory.write_json(FILE, record)
 
 
@@ -101,7 +101,7 @@ def _sessions(record: dict[str, Any]) -> list[Any]:
 
 
 def _command() -> list[str]:
-    """The words of the command; `python -m eqprop.cli` is `eqprop`."""
+    """Return the words of the command; `python -m eqprop.cli` counts as `eqprop`."""
     program = Path(sys.argv[0])
     name = "eqprop" if program.parts[-2:] == ("cli", "__main__.py") else program.name
     return [name, *sys.argv[1:]]
@@ -112,7 +112,7 @@ def _now() -> str:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """The commit of a folder's repository, and whether files differ from it."""
+    """Return the commit of a folder's repository, and whether files differ from it."""
     commit = _ask_git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
@@ -121,15 +121,14 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 
 def _source() -> dict[str, Any] | None:
-    """The commit of these files; nothing where they were installed into a folder
-    that a repository surrounds but does not track."""
+    """Return the commit of eqprop's files; `None` if no repository tracks them."""
     file = Path(__file__)
     tracked = _ask_git(file.parent, "ls-files", "--error-unmatch", file.name)
     return _git(file.parent) if tracked else None
 
 
 def _ask_git(folder: Path, *words: str) -> str | None:
-    """What git says; nothing without git, outside of a repository, or without end."""
+    """Return git's answer; `None` without git, repository or answer in 5 seconds."""
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(folder), *words],

@@ -1,7 +1,7 @@
-"""A trained network for programs without eqprop: safetensors and a JSON description.
+"""Export a trained network for programs without eqprop.
 
-`model.safetensors` holds every array by name, `model.json` what they mean: kind of
-system and its equations, layers, shapes, activations, relaxation and units.
+`model.safetensors` holds every array by name.  `model.json` says what they mean: kind
+of system and its equations, layers, shapes, activations, relaxation and units.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from ..systems._parameters import parameter_name
 from ..training import ACTIVATIONS, UserModel
 from ._directory import RunDirectory
 from ._environment import environment
-from ._run import load, Run
+from ._load import load
+from ._run import Run
 
 FORMAT = 1
 ARRAYS, DESCRIPTION = "model.safetensors", "model.json"
@@ -80,12 +81,11 @@ def export(
 ) -> dict[str, Any]:
     """Write `model.safetensors` and `model.json` of a run's newest parameters.
 
-    `system` names the FILE.py:NAME of a run whose model is a program; it is executed
-    only where it is named.
+    `system` is FILE.py:NAME of the run's own model, which is executed only if named.
 
-    **Returns:** the description that `model.json` holds.
+    **Returns:** the content of `model.json`.
 
-    **Raises:** what `load` raises, and `OSError` where nothing can be written.
+    **Raises:** what `load` raises, and `OSError` if the files cannot be written.
     """
     from safetensors.numpy import save_file
 
@@ -164,7 +164,7 @@ def described(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _system(run: Run) -> dict[str, Any]:
-    """Kind, equations and the fields that are no arrays."""
+    """Return kind, equations and the fields that are not arrays."""
     system = run.system
     found: dict[str, Any] = {"kind": type(system).__name__}
     if isinstance(run.config.model, UserModel):
@@ -179,7 +179,7 @@ def _system(run: Run) -> dict[str, Any]:
 
 
 def _fields(module: Any) -> dict[str, Any]:
-    """The constants of a module: numbers, shapes, links and activations."""
+    """Return the constants of a module: numbers, shapes, links and activations."""
     found = {}
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
@@ -211,7 +211,7 @@ def _outputs(cost: Any) -> str:
 
 
 def _preparation(run: Run) -> str:
-    """What a program does to its x before it hands them to the network."""
+    """Return how a program must prepare x for the network."""
     dataset = run.problem.dataset
     if dataset is None:
         return "as the model's own program returns them"

@@ -1,11 +1,11 @@
-"""What a run was trained on: fingerprints of its data, and of the user's own file.
+"""Check that data and model of a run are those it was trained with; read new x and y.
 
-Both are checked before a run is used again.  A run may come from a stranger, so its
-copy of a model is data: a file is executed only when the user names it, and only if it
-is the file that the run was trained with.
+Fingerprints of the data and of the user's file are compared before a run is used again.
+A run may come from a stranger: its Python file is executed only if the user names it,
+and only if it is the file that the run was trained with.
 
-`read_inputs` and `read_targets` bring the x and y that a run is given later to the form
-and scale of those it was trained on, or refuse them.
+`read_inputs` and `read_targets` convert new x and y to the form and scale of the
+training, or refuse them.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..data import _checks, InputFormat
-from ..training import Config, RunWarning, UserModel
+from ..training import Config, RunWarning, split_path, UserModel
 from ._checkpoints import fingerprint
-from ._problem import check_probabilities, Problem, split_path
+from ._problem import check_probabilities, Problem
 
 
 def fingerprints(problem: Problem) -> dict[str, Any]:
-    """Shape, dtype and SHA-256 of every array of every split."""
+    """Return shape, dtype and SHA-256 of every array of every split."""
     splits = {
         "train": problem.train,
         "validation": problem.validation,
@@ -40,16 +40,18 @@ def fingerprints(problem: Problem) -> dict[str, Any]:
 
 
 def check_data(run: Path, known: dict[str, Any], problem: Problem) -> None:
-    """Refuse examples that are not those of the run, and say what differs."""
+    """Refuse examples that are not those of the run; name the difference."""
     now = fingerprints(problem)
     for name in dict.fromkeys([*known, *now]):
         if known.get(name) == now.get(name):
             continue
         then, found = (_in_words(record.get(name)) for record in (known, now))
-        values = "its values differ" if then == found else f"it was {then}, now {found}"
+        values = f"was {then} and is {found}"
+        if then == found:
+            values = "has other values"
         raise ValueError(
-            f"the data of the run {run} have changed since it was trained: {name}: "
-            f"{values}. Bring back the data it was trained on, or train anew"
+            f"the data have changed since the run {run} was trained: {name} {values}. "
+            "Restore the data of the training, or train again"
         )
 
 
@@ -61,16 +63,16 @@ def _in_words(record: dict[str, Any] | None) -> str:
 
 
 def read_inputs(problem: Problem, x: Any) -> PyTree:
-    """The x of a run's network, in the form and scale of its training.
+    """Convert x to the form and scale of the run's training.
 
-    **Raises:** `ValueError` for other shapes, and for numbers that cannot have the
+    **Raises:** `ValueError` for another shape, and for numbers that cannot have the
     scale of the training (see `data.InputFormat`).
     """
     dataset = problem.dataset
     if dataset is not None:
         if dataset.inputs is not None:
             return _read(dataset.inputs, x, "x")
-        # An old run whose data are gone: of its x only the shape is known.
+        # For an old run whose data are gone, only the shape of x is known.
         x = _checks.as_inputs(x)
         if dataset.image_shape is not None and len(dataset.input_shape) == 1:
             x = x.reshape(len(x), -1) if x.shape[1:] == dataset.image_shape else x
@@ -78,17 +80,18 @@ def read_inputs(problem: Problem, x: Any) -> PyTree:
     if jax.tree.structure(trained) != jax.tree.structure(x) or dataset is not None:
         _check_shapes("x", trained, x)
         return x
-    return jax.tree_util.tree_map_with_path(
-        lambda path, known, given: _read_like(known, given, _named("x", path)),
-        *(trained, x),
-    )
+
+    def one(path, known, given):
+        return _read_like(known, given, _named("x", path))
+
+    return jax.tree_util.tree_map_with_path(one, trained, x)
 
 
 def read_targets(config: Config, problem: Problem, y: Any) -> PyTree:
-    """The y that a run's cost compares with: one-hot rows of labels, or targets.
+    """Convert y to what the run's cost compares with: one-hot rows, or targets.
 
     **Raises:** `ValueError` for labels that the run does not know, and for targets of
-    another kind or shape than those it was trained on.
+    another kind or shape than those of the training.
     """
     dataset = problem.dataset
     if dataset is None:
@@ -105,7 +108,8 @@ def read_targets(config: Config, problem: Problem, y: Any) -> PyTree:
     targets = _checks.as_labels_or_targets(raw, "y", "targets")
     if targets.shape[1] != size:
         raise ValueError(
-            f"y has one value an example; this run was trained on targets of {size}"
+            f"y has {targets.shape[1]} value per example; this run was trained on "
+            f"targets of {size} values"
         )
     if not isinstance(config.model, UserModel):
         check_probabilities(targets, config.model.cost, "y")
@@ -113,7 +117,7 @@ def read_targets(config: Config, problem: Problem, y: Any) -> PyTree:
 
 
 def _program_targets(problem: Problem, y: Any) -> PyTree:
-    """Targets like those that a user's program returned, in their dtype."""
+    """Convert targets to the dtype of those that the user's program returned."""
     _check_shapes("y", problem.train[1], y)
     splits = (problem.train, problem.validation, problem.test)
     known = [pair[1] for pair in splits if pair is not None]
@@ -130,8 +134,8 @@ def _program_targets(problem: Problem, y: Any) -> PyTree:
         low, high = min(map(np.min, seen)), max(map(np.max, seen))
         if given.ndim == 1 and (given.min() < low or given.max() > high):
             warnings.warn(
-                f"{what} runs from {given.min():g} to {given.max():g}; this run was "
-                f"trained on {low} to {high}, and may know no other labels",
+                f"{what} has values from {given.min():g} to {given.max():g}; this run "
+                f"was trained on {low} to {high} and may not know other labels",
                 RunWarning,
                 stacklevel=4,
             )
@@ -149,7 +153,7 @@ def _read(format: InputFormat, x: Any, what: str) -> np.ndarray:
 
 
 def _read_like(known: Any, given: Any, what: str) -> Any:
-    """Inputs like those that a user's program returned, in their dtype."""
+    """Convert inputs to the form of those that the user's program returned."""
     format = InputFormat.of_program(known)
     if format is not None:
         return _read(format, given, what)
@@ -173,35 +177,42 @@ def _named(what: str, path: Any) -> str:
 
 
 def hash_file(file: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def check_system(
     run: Path, config: Config, known: str | None, copy: Path, system: str | None
 ) -> str | None:
-    """The FILE.py:NAME that may be executed for this run, or an error.
+    """Return the FILE.py:NAME that may be executed for this run, or raise.
 
-    `known` is the hash of the file that the run was trained with, `copy` the run's
-    copy of it, and `system` what the user has named.
+    **Arguments:**
+
+    - `known`: hash of the file that the run was trained with.
+    - `copy`: the run's copy of that file.
+    - `system`: the FILE.py:NAME that the user gave.
+
+    **Returns:** `system`, or `None` for a run of a built-in network.
     """
     if not isinstance(config.model, UserModel):
         if system is not None:
             raise ValueError(
-                f"the run {run} is of a network of eqprop; leave --system out"
+                f"--system is {system}, but the run {run} trained a built-in network; "
+                "leave --system out"
             )
         return None
     file, name = split_path(config.model.path)
     if system is None:
         raise ValueError(
-            f"the run {run} is of a model of the user's own, and its Python file is "
-            "executed only when you name it. Read it first if the run is not yours, "
-            f"and add --system {copy}:{name}, a copy of {file}"
+            f"the run {run} trained a user's own model, and its Python file is "
+            "executed only if you name it. If the run is not yours, read the file "
+            f"first. Then add --system {copy}:{name} (a copy of {file})"
         )
     given, given_name = split_path(system)
     if given_name != name:
         raise ValueError(
-            f"--system names {given_name}, and the run {run} was trained with {name}"
+            f"--system names {given_name}, but the run {run} was trained with {name}; "
+            f"give {given}:{name}"
         )
     if not given.is_file():
         raise FileNotFoundError(
@@ -210,7 +221,7 @@ def check_system(
     if known is None or hash_file(given) != known:
         raise ValueError(
             f"{given} is not the file that the run {run} was trained with (SHA-256 "
-            f"{hash_file(given)[:12]}… now, {str(known)[:12]}… then); its copy is "
-            f"{copy}"
+            f"{hash_file(given)[:12]}… now, {str(known)[:12]}… then); use the run's "
+            f"copy: {copy}"
         )
     return system

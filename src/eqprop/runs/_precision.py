@@ -1,4 +1,4 @@
-"""What a run's arithmetic costs: the angle of its first gradient to the float64 one."""
+"""Measure what a run's precision does to its first gradient, against float64."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ FILE = "precision.json"
 
 
 def measure_precision(config: Config, problem: Problem) -> dict[str, Any]:
-    """Measure the rule on the first batch at the initial weights.
+    """Measure the rule on the first batch with the initial weights.
 
-    **Returns:** what `precision.json` holds: `precision`, `examples`, and `error`,
-    `angle` (degrees) and `signs` against the same rule in float64: null for a rule
-    that draws noise.
+    **Returns:** the content of `precision.json`: `precision`, `examples`, and
+    `error`, `angle` (degrees) and `signs` against the same rule in float64.  These
+    are null for a rule that draws noise.
     """
     x, y = jax.tree.map(lambda leaf: leaf[: config.batch_size], problem.train)
     rule, system, cost = config.estimator, problem.system, problem.cost
@@ -28,6 +28,6 @@ def measure_precision(config: Config, problem: Problem) -> dict[str, Any]:
 
 
 def read_precision(run: Path) -> dict[str, Any] | None:
-    """What is kept of it in a run; `None` for a run in float32."""
+    """Return the content of a run's `precision.json`; `None` for a float32 run."""
     file = run / FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

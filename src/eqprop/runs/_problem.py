@@ -1,12 +1,6 @@
-"""From a configuration to what is trained: system, cost and data."""
+"""Build what a configuration trains: a system, a cost and examples."""
 
 import dataclasses
-import difflib
-import importlib.util
-import inspect
-import sys
-import traceback
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -18,12 +12,18 @@ from jaxtyping import PyTree
 from .. import data
 from ..data import _splits
 from ..relaxations import initial_state
-from ..systems import AbstractSystem, _check, has_total_energy
-from ..training import check_program_inputs, Config, Examples, UserModel
+from ..systems import AbstractSystem
+from ..training import (
+    check_program_inputs,
+    Config,
+    Examples,
+    load_user_model,
+    UserModel,
+)
 
 
 STARTS = 100
-"""examples of a user's model whose start is tried before anything is trained"""
+"""number of examples whose initial state is checked before training"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Problem:
     image_shape: tuple[int, ...] | None
     dataset: data.Dataset | None = None
     gone: FileNotFoundError | None = None
-    """why there are no examples, of a network that was built without them"""
+    """the error that explains why there are no examples (see `without_data`)"""
 
     @classmethod
     def build(cls, config: Config, model: str | None = None) -> "Problem":
-        """Load the data and make the system; `model` replaces config.model.path."""
+        """Load the data and build the system; `model` replaces config.model.path."""
         if isinstance(config.model, UserModel):
             return cls._of_user(config, model or config.model.path)
         if config.data is None:
-            raise ValueError("data is None; name a data set, e.g. digits")
+            raise ValueError("data is None; give a data set, e.g. digits")
         dataset = _load(config)
         _check_targets(dataset, config.model.cost)
         key, _ = config.keys()
@@ -54,7 +54,7 @@ class Problem:
         return cls._of(dataset, system, cost)
 
     def check_start(self, where: str) -> None:
-        """A model whose states cannot even start is a mistake of the model."""
+        """Refuse a model whose velocity is not finite in its initial states."""
         if self.dataset is None:
             check_program_inputs(f"{where}: x", self.train[0])
         x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:STARTS]), self.train[0])
@@ -65,16 +65,16 @@ class Problem:
             wrong |= ~np.isfinite(leaf).reshape(len(wrong), -1).all(1)
         if wrong.any():
             raise ValueError(
-                f"{where}: its velocity is not finite in the state that example "
-                f"{int(wrong.argmax())} starts from: look for a logarithm, a root or "
-                "a division there, or start it elsewhere (init_state)"
+                f"{where}: the velocity is not finite in the initial state of example "
+                f"{int(wrong.argmax())}: look for a logarithm, a root or a division, "
+                "or return another state from init_state"
             )
 
     @classmethod
     def without_data(
         cls, config: Config, facts: dict[str, Any], gone: FileNotFoundError
     ) -> "Problem":
-        """The network for data that are gone, by what `facts` said of them."""
+        """Build the network for data that are gone, from the `facts` of the run."""
         if isinstance(config.model, UserModel):
             raise gone
         try:
@@ -97,14 +97,14 @@ class Problem:
 
     @property
     def inputs(self) -> data.InputFormat | None:
-        """How x was given; None where x is no single array, or it is not known."""
+        """The format of x as given; None if x is not one array, or if not recorded."""
         if self.dataset is not None:
             return self.dataset.inputs
         x = self.train[0]
         return data.InputFormat.of_program(x) if hasattr(x, "dtype") else None
 
     def facts(self) -> dict[str, Any]:
-        """Sizes and shapes of the data, as JSON values."""
+        """Return sizes and shapes of the data, as JSON values."""
         splits = {
             "train": self.train,
             "validation": self.validation,
@@ -134,8 +134,8 @@ class Problem:
             return cls._of(_load(config), system, cost)
         if config.task != "auto":
             raise ValueError(
-                f"task is {config.task!r}, and {path} brings its own x and y; leave "
-                "task out, or name a file in data"
+                f"task is {config.task!r}, but {path} returns its own x and y; leave "
+                "task out, or give a file as data"
             )
         train, validation, test = _split(x, y, config)
         return cls(system, cost, train, validation, test, None)
@@ -163,112 +163,6 @@ def _velocities(system: AbstractSystem, x: PyTree, state: PyTree) -> PyTree:
     return jax.vmap(system.velocity)(x, state)
 
 
-def split_path(path: str) -> tuple[Path, str]:
-    """FILE.py and NAME of `FILE.py:NAME`."""
-    file, colon, name = path.rpartition(":")
-    if not colon or not file.endswith(".py") or not name.isidentifier():
-        raise ValueError(
-            f"{path!r} names no model; write FILE.py:NAME, NAME a function of no "
-            "arguments that returns (system, cost, x, y)"
-        )
-    return Path(file), name
-
-
-def load_user_model(path: str) -> tuple:
-    """Call the function that `FILE.py:NAME` names; return (system, cost, x, y).
-
-    Modules next to the file are importable.
-    """
-    source, name = split_path(path)
-    if not source.is_file():
-        raise FileNotFoundError(
-            f"there is no file {source}; a model is named FILE.py:NAME"
-        )
-    module = _execute(source)
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [
-            n
-            for n, v in vars(module).items()
-            if inspect.isfunction(v) and v.__module__ == module.__name__ and n[0] != "_"
-        ]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"it defines {', '.join(known[:8]) or 'none'}"
-        if near:
-            hint = f"did you mean {near[0]}?"
-        if hasattr(module, name):
-            hint = f"{name} is a {type(getattr(module, name)).__name__}; {hint}"
-        raise ValueError(f"{source} has no function {name}; {hint}")
-    try:
-        problem = function()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever a program may raise, SystemExit too
-        raise ValueError(_user_error(source, f"{name}() failed", error)) from error
-    if not isinstance(problem, tuple) or len(problem) != 4:
-        found = type(problem).__name__
-        if isinstance(problem, tuple):
-            found = f"a tuple of {len(problem)}"
-        raise ValueError(
-            f"{name}() in {source} returned {found}; it must return "
-            "(system, cost, x, y) with x and y batched"
-        )
-    system, cost, x, y = problem
-    if not isinstance(system, AbstractSystem):
-        raise ValueError(
-            f"{name}() in {source} returned {_kind(system)} as its system; it must be "
-            "an instance of a subclass of ep.AbstractEnergy, ep.AbstractPrimitive, "
-            "ep.AbstractMap or ep.AbstractVectorField"
-        )
-    own = cost is None and has_total_energy(system)
-    if not own and (not callable(cost) or isinstance(cost, type)):
-        raise ValueError(
-            f"{name}() in {source} returned {_kind(cost)} as its cost; it must be a "
-            "function (prediction, y) -> scalar, e.g. ep.SquaredError()"
-        )
-    _check_examples(x, y, f"{name}() in {source}")
-    return problem
-
-
-def _kind(value: Any) -> str:
-    """`the class Quadratic` for a class that was not called, `a str` for a string."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return f"a {type(value).__name__}"
-
-
-def _execute(source: Path) -> Any:
-    folder = source.parent
-    name = f"eqprop_user_{source.stem}"
-    spec = importlib.util.spec_from_file_location(name, source)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever a program may raise, SystemExit too
-        raise ValueError(_user_error(source, "the file failed", error)) from error
-    finally:
-        sys.path.remove(str(folder.resolve()))
-    return module
-
-
-def _user_error(source: Path, what: str, error: BaseException) -> str:
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) == source or frame.filename.endswith(source.name)
-    ]
-    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
-    line = line or (lines[-1] if lines else None)
-    place = f"{source}, line {line}" if line else str(source)
-    return f"{place}: {what}: {type(error).__name__}: {error}"
-
-
 def _load(config: Config) -> data.Dataset:
     assert config.data is not None
     return data.load(
@@ -281,12 +175,12 @@ def _load(config: Config) -> data.Dataset:
 
 
 def _check_targets(dataset: data.Dataset, cost: str) -> None:
-    """What a network of ours cannot learn, though the file is in order."""
+    """Refuse targets that a built-in network cannot learn, though they are valid."""
     if dataset.classes == 1:
         raise ValueError(
-            f"{dataset.name}: every label is 0, so there is nothing to tell apart; "
-            "give two classes or more, or targets: floats of shape [N, d], or "
-            "task='regression'"
+            f"{dataset.name}: every label is 0, so that there is only one class; give "
+            "labels of two or more classes. For targets give floats of shape [N, d], "
+            "or task='regression'"
         )
     if dataset.classes is None:
         splits = {"training": dataset.train, "validation": dataset.validation}
@@ -296,28 +190,19 @@ def _check_targets(dataset: data.Dataset, cost: str) -> None:
 
 
 def check_probabilities(y: np.ndarray, cost: str, what: str) -> None:
-    """Refuse rows of y that are no probabilities, for the costs that need them."""
+    """Refuse rows of y that are not probabilities, if the cost needs probabilities."""
     if cost == "squared-error":
         return
     wrong = (y < 0).any(1) | (abs(y.sum(1) - 1) > 1e-3)
     if wrong.any():
         raise ValueError(
-            f"{what}[{int(np.argmax(wrong))}] is no probability (numbers ≥ 0 whose sum "
-            f"is 1), as model.cost {cost} needs; use --model.cost squared-error"
+            f"{what}[{int(np.argmax(wrong))}] is not a probability (numbers ≥ 0 with "
+            f"sum 1), which model.cost {cost} needs; use --model.cost squared-error"
         )
 
 
-def _check_examples(x: PyTree, y: PyTree, where: str) -> None:
-    """The same errors for arrays of a user's function as for those of a file."""
-    try:
-        _check.batch_size(x=x, y=y)
-        _check.check_finite(x=x, y=y)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
 def _split(x: PyTree, y: PyTree, config: Config) -> tuple:
-    """Train, validation and test parts of a user's examples, in one random order."""
+    """Split a user's examples, in one random order, into the three parts."""
     splitting = _splits.Splitting(config.validation, config.test, 0)
     order = np.random.default_rng(0).permutation(len(jax.tree.leaves(x)[0]))
     order, test = _splits.hold_out_test(order, splitting.test)

@@ -1,4 +1,4 @@
-"""From run directories to the records that a report is made of."""
+"""Read run directories into the records from which a report is made."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from ..report import first_weights, Outcome, Record
 from ..training import Config, UserModel, weight_names
 from ._directory import RunDirectory, UNREADABLE
 from ._environment import read_environment
-from ._run import load, Run, settle_each
+from ._load import load
+from ._run import Run, settle_each
 
 FIGURES = ("processes", "layers", "beta", "flow")
 
@@ -18,19 +19,18 @@ FIGURES = ("processes", "layers", "beta", "flow")
 def record_of(
     path: Path, *, examples: bool = True, system: str | None = None
 ) -> Record:
-    """A run's files, and what its network does with the examples held out.
+    """Read a run's files, and settle its test examples.
 
-    What is lost or damaged is left out and named in the record's `missing`.
+    Parts that are lost or damaged are left out and named in the record's `missing`.
 
     **Arguments:**
 
-    - `examples`: settle the test examples (the training examples without a test
-      set); `False` leaves their parts out.
-    - `system`: FILE.py:NAME of a run whose model is a program of the user's: it is
-      executed only where it is named here.
+    - `examples`: settle the test examples (the training examples if there is no test
+      set); `False` leaves these parts of the report out.
+    - `system`: FILE.py:NAME of the run's own model.  It is executed only if named here.
 
-    **Raises:** `FileNotFoundError`, `ValueError` where there is no run, its
-    configuration is damaged, or no epoch has ended.
+    **Raises:** `FileNotFoundError` if there is no run; `ValueError` if its
+    configuration is damaged or no epoch has ended.
     """
     directory = RunDirectory(path)
     config = directory.config()
@@ -66,13 +66,13 @@ def _unloadable(config: Config, examples: bool, system: str | None) -> str | Non
     if isinstance(config.model, UserModel) and system is None:
         return (
             f"{parts}: the network is a program, {Path(config.model.path).name}, "
-            "which is executed only if it is named (--system FILE.py:NAME)"
+            "which is executed only if you name it (--system FILE.py:NAME)"
         )
     return None
 
 
 def _network(path: Path, missing: list[str], system: str | None) -> dict[str, Any]:
-    """Weights and outcome of the newest checkpoint, as far as they can be had."""
+    """Return weights and outcome of the newest checkpoint, if they can be read."""
     try:
         run = load(path, system=system)
     except (OSError, ValueError) as error:
@@ -83,7 +83,7 @@ def _network(path: Path, missing: list[str], system: str | None) -> dict[str, An
     }
     if run.problem.image_shape is not None:
         weights = first_weights(run.system, run.problem.image_shape)
-        # Kernels and weights that have become not finite cannot be drawn.
+        # Kernels are not images of the input; weights that diverged cannot be drawn.
         if weights is not None and np.isfinite(weights).all():
             found["weights"] = weights
     if run.problem.gone is not None:
@@ -91,14 +91,14 @@ def _network(path: Path, missing: list[str], system: str | None) -> dict[str, An
         return found
     found["outcome"] = _outcome(run)
     if found["outcome"].labels is None:
-        missing.append("confusion matrix: the targets are no classes")
+        missing.append("confusion matrix: the targets are not classes")
     elif found["outcome"].images is None:
-        missing.append("pictures of misclassified examples: inputs are no images")
+        missing.append("pictures of misclassified examples: inputs are not images")
     return found
 
 
 def _outcome(run: Run) -> Outcome:
-    """Every example of the test set (else the training set), settled anew."""
+    """Settle every example of the test set, or of the training set without one."""
     held_out = run.problem.test
     split = "train" if held_out is None else "test"
     x, y = run.problem.train if held_out is None else held_out
@@ -111,7 +111,7 @@ def _outcome(run: Run) -> Outcome:
 
 
 def _labels(outputs: np.ndarray, y: Any) -> np.ndarray | None:
-    """The classes that y names, by integers or one-hot rows; else `None`."""
+    """Return the classes in y, integers or one-hot rows; `None` if y holds others."""
     if outputs.ndim != 2 or not hasattr(y, "dtype"):
         return None
     y = np.asarray(y)
@@ -126,14 +126,14 @@ def _labels(outputs: np.ndarray, y: Any) -> np.ndarray | None:
 def _verification(
     folder: Path, missing: list[str]
 ) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
-    """What `eqprop verify RUN` has written, if it was run."""
+    """Read what `eqprop verify RUN` has written, if anything."""
     file = folder / "verification.json"
     if not file.exists():
         return None, {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("it is not a JSON object")
         pictures = {name: folder / f"{name}.png" for name in FIGURES}
         figures = {n: f.read_bytes() for n, f in pictures.items() if f.exists()}
     except (OSError, *UNREADABLE) as error:

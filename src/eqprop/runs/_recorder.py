@@ -1,6 +1,6 @@
-"""What writes metrics and checkpoints while a run goes on, and hears a Ctrl-C.
+"""Write metrics and checkpoints during a run; stop it on Ctrl-C.
 
-Of several processes the first writes, and all stop at the same step.
+If several processes train together, the first writes, and all stop at the same step.
 """
 
 import signal
@@ -29,9 +29,9 @@ class TrainingInterrupted(Exception):
 
 
 class Interrupt:
-    """Turns the first Ctrl-C, or SIGTERM, into a flag; a second one stops at once.
+    """Turn the first Ctrl-C or SIGTERM into a flag; a second one stops at once.
 
-    A flag that nobody has answered stops the program at the end of the block.
+    If the flag is still unanswered at the end of the block, raise KeyboardInterrupt.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -56,8 +56,30 @@ class Interrupt:
         self.requested = True
 
 
-class Recorder(Observer):
-    """Writes metrics and checkpoints, and stops where the user asked to."""
+class Forwarding(Observer):
+    """An observer that passes everything to an `inner` one."""
+
+    def __init__(self, inner: Observer) -> None:
+        self.inner = inner
+
+    def on_data(self, description):
+        self.inner.on_data(description)
+
+    def on_start(self, trainer, state, epochs):
+        self.inner.on_start(trainer, state, epochs)
+
+    def on_chunk(self, state, record):
+        self.inner.on_chunk(state, record)
+
+    def on_epoch(self, state, record):
+        self.inner.on_epoch(state, record)
+
+    def on_failure(self, state):
+        self.inner.on_failure(state)
+
+
+class Recorder(Forwarding):
+    """Write metrics and checkpoints; stop the run if the user asked to."""
 
     def __init__(
         self,
@@ -68,8 +90,9 @@ class Recorder(Observer):
         interrupt: Interrupt,
         inner: Observer,
     ) -> None:
+        super().__init__(inner)
         self.config, self.problem, self.directory = config, problem, directory
-        self.history, self.interrupt, self.inner = history, interrupt, inner
+        self.history, self.interrupt = history, interrupt
         self.saved = -SAVE_SECONDS
         self.unsaved_best: tuple[int, dict, dict] | None = None
 
@@ -92,24 +115,24 @@ class Recorder(Observer):
         if of_first(ended or stopping or late):
             self._save(state, 0.0)
         elif of_first(best_epoch(self.history) == record["epoch"]):
-            # Saved only if it is still the best when the next checkpoint is due.
+            # Save it with the next checkpoint, if it is still the best epoch then.
             self.unsaved_best = self._checkpoint(state, 0.0)
-        # After the checkpoint: an epoch in the metrics need not be done again.
+        # Append after saving, so that no epoch in the metrics must be repeated.
         on_first(self.directory.append, record)
         self.inner.on_epoch(state, record)
         if stopping:
             self._stop(f"epoch {record['epoch']}")
 
     def on_failure(self, state):
-        # The state before the failed step is finite, but on its way out: what an
-        # epoch ended with is better, and before the first what training began with.
+        # The state before the failed step is finite but diverging.  Keep the state at
+        # the end of an epoch, or the initial state if no epoch has ended.
         if of_first(not self.directory.checkpoints.numbers()):
             fresh = self.trainer.init(self.problem.system, self.problem.cost)
             self._save(fresh, 0.0)
         self.inner.on_failure(state)
 
     def _checkpoint(self, state: TrainState, seconds: float) -> tuple[int, dict, dict]:
-        """The number, the arrays and the record of a checkpoint of this state."""
+        """Return number, arrays and record of a checkpoint of this state."""
         best = best_epoch(self.history)
         record = {
             **self.identity,

@@ -1,4 +1,7 @@
-"""A finished (or saved) run: load it, evaluate it, predict with it."""
+"""A trained run in memory: measure its error, predict with it.
+
+`train`, `resume` and `load` make a `Run`; export and reports read it.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -17,19 +20,15 @@ from ..systems import _check, AbstractSystem
 from .. import training
 from ..training import Config, EpochRecord, TrainState
 from ..training._step_size import with_dt
-from ._checkpoints import Checkpoint
-from ._directory import RunDirectory
-from ._environment import read_environment
 from ._inputs import read_inputs, read_targets
 from ._problem import Problem
-from ._saved import restore
 
 PREDICT_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained system with its configuration, its records and its data."""
+    """A trained system with its configuration, its metrics and its data."""
 
     path: Path
     config: Config
@@ -38,89 +37,30 @@ class Run:
     history: list[EpochRecord]
     problem: Problem
     state: TrainState | None
-    """`None` where the data are gone, to which a part of it belongs"""
-
-
-def load(run: str | Path, *, best: bool = False, system: str | None = None) -> Run:
-    """Load a run directory, with the parameters of its newest checkpoint.
-
-    Where the data of a network of ours are gone, it is loaded without examples: it
-    predicts, and `evaluate` needs x and y.
-
-    **Arguments:**
-
-    - `best`: those of the best epoch instead: of the lowest validation error, or
-      training error where nothing was held out for validation.
-    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
-      only if it is named here and is the one that the run was trained with.
-
-    **Raises:** `ValueError` where the data, the model, the configuration or eqprop
-    itself are not those of the run, with the difference.  A damaged checkpoint brings
-    a warning, and the one before it is used.
-    """
-    from ._train import _start
-
-    directory = RunDirectory(Path(run))
-    config = directory.config()
-    checkpoints = directory.checkpoints
-    try:
-        problem = directory.problem(config, system)
-    except FileNotFoundError as gone:
-        found = checkpoints.best() if best else checkpoints.newest()
-        return _without_data(directory, config, gone, found)
-    _, like = _start(config, problem)
-    checkpoints = directory.checkpoints
-    found = checkpoints.best() if best else checkpoints.newest()
-    saved = restore(found, config, like, directory)
-    state = saved.state
-    return Run(
-        *(directory.path, config, state.system, state.cost),
-        *(saved.history, problem, state),
-    )
-
-
-def _without_data(
-    directory: RunDirectory,
-    config: Config,
-    gone: FileNotFoundError,
-    checkpoint: Checkpoint,
-) -> Run:
-    facts = read_environment(directory).get("data")
-    known = facts if isinstance(facts, dict) else {}
-    problem = Problem.without_data(config, known, gone)
-    arrays = checkpoint.arrays
-    model = {"system": problem.system, "cost": problem.cost}
-
-    def saved(path, leaf):
-        # ['system'].weights[0] here is .system.weights[0] there.
-        name = f".{path[0].key}{jax.tree_util.keystr(path[1:])}"
-        found = arrays.get(name)
-        if found is None or found.shape != leaf.shape:
-            raise gone
-        return jnp.asarray(found, leaf.dtype)
-
-    held, static = eqx.partition(model, eqx.is_array)
-    model = eqx.combine(jax.tree_util.tree_map_with_path(saved, held), static)
-    history = [EpochRecord.from_json(entry) for entry in directory.history()]
-    return Run(
-        directory.path, config, model["system"], model["cost"], history, problem, None
-    )
+    """`None` if the data are gone: a part of the state belongs to them"""
 
 
 def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
-    """Error, loss, steps to settle and share of settled examples.
+    """Measure error, loss, steps to settle and the share of settled examples.
 
-    Without `x` and `y` on the run's test set, or its training set where it has none.
-    `x` is brought to the scale of the training, as in `predict`; `y` are labels or
-    targets, like those the run was trained on.
+    Without `x` and `y`, measure on the run's test set, or on its training set if it
+    has no test set.
 
-    **Returns:** `split`, `examples`, `error` (a fraction; `None` for targets that are
-    no classes), `loss`, `steps`, `settled`, `residual`; for a run with persistent
-    states, which its own examples start from, `error_cold` is that of a network that
-    starts anew, as `predict` does.
+    **Arguments:**
+
+    - `x`: examples, scaled as in training (see `predict`).
+    - `y`: labels or targets, like those the run was trained on.
+
+    **Returns:** `split`, `examples`, `error` (a fraction; `None` if the targets are not
+    classes), `loss`, `steps`, `settled`, `residual`.  A run with persistent states
+    starts its own examples from those states; `error_cold` is then the error from the
+    usual initial state, from which `predict` starts.
     """
     if (x is None) != (y is None):
-        raise ValueError("evaluate needs both x and y, or neither")
+        given = "x" if y is None else "y"
+        raise ValueError(
+            f"only {given} is given; evaluate needs both x and y, or neither"
+        )
     split = "given"
     if x is None:
         if run.problem.gone is not None:
@@ -144,16 +84,16 @@ def evaluate(run: Run, x: Any = None, y: Any = None) -> dict[str, Any]:
 
 
 def predict(run: Run, x: Any) -> np.ndarray:
-    """The outputs ŷ of a batch of inputs, shape `[examples, outputs]`.
+    """Return the outputs ŷ of a batch of inputs, shape `[examples, outputs]`.
 
-    The network's readouts, or what a cost's own layer makes of them.
+    They are the network's readouts, or the outputs of the cost's own layer.
 
     **Arguments:**
 
-    - `x`: examples in the shape and scale of those the run was trained on: uint8 is
-      divided by 255 where it was in training, and flattened where that was.
+    - `x`: examples in the shape and scale of the training.  As in training, uint8 is
+      divided by 255 and images are flattened.
 
-    **Raises:** `ValueError` for an x of another shape or scale.
+    **Raises:** `ValueError` if x has another shape or scale.
     """
     _check.batch_size(x=x)
     _check.check_finite(x=x)
@@ -161,7 +101,7 @@ def predict(run: Run, x: Any) -> np.ndarray:
 
 
 def settle_each(run: Run, x: Any) -> dict[str, np.ndarray]:
-    """`outputs`, `steps`, `residual` and `status` of every example, settled anew."""
+    """Settle every example; return its `outputs`, `steps`, `residual`, `status`."""
     count = len(jax.tree.leaves(x)[0])
     size = min(PREDICT_BATCH, count)
     found = []
@@ -179,7 +119,7 @@ def settle_each(run: Run, x: Any) -> dict[str, np.ndarray]:
 
 
 def _free(run: Run) -> AbstractRelaxation:
-    """The free phase, with the step size of the last epoch where that follows."""
+    """Return the free relaxation; with `dt="auto"`, its last measured step size."""
     dt = None if run.state is None else run.state.dt
     return with_dt(run.config.estimator, dt).free
 
@@ -193,7 +133,7 @@ def _settled(
     precision: str,
 ) -> dict[str, Array]:
     def settled(x):
-        # A key for relaxations that draw random numbers; the others leave it aside.
+        # Only relaxations that draw random numbers use the key.
         found = relax(system, x, relaxation, key=jax.random.key(0))
         outputs = jax.vmap(lambda s: outputs_of(cost, system.readout(s)))(found.state)
         return {

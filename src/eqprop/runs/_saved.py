@@ -1,4 +1,4 @@
-"""A training state as the arrays and the record of a checkpoint, and back."""
+"""Convert a training state to the arrays and the record of a checkpoint, and back."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from ._directory import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A state that was saved, its epochs' records, and the seconds of its epoch."""
+    """A training state, the records of its epochs, the seconds of its last epoch."""
 
     state: TrainState
     history: list[EpochRecord]
@@ -25,13 +25,13 @@ class Saved:
 
 
 def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Copies of the arrays of a state by the path that leads to them."""
+    """Return copies of the arrays of a state, named by their path in it."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
     return {jax.tree_util.keystr(path): _numbers(leaf) for path, leaf in leaves}
 
 
 def _numbers(leaf: Any) -> np.ndarray:
-    """A copy of an array; of a random key, its data."""
+    """Return a copy of an array, or of the data of a random key."""
     return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
@@ -47,10 +47,10 @@ def _restored(numbers: np.ndarray, like: Any) -> jax.Array:
 
 
 def identity(config: Config, state: TrainState) -> dict[str, Any]:
-    """What a checkpoint belongs to; it must not change while a run lasts.
+    """Return what must stay the same while a run lasts, to compare at a restore.
 
-    The number of epochs may, and the places of the data and the model's file: their
-    contents are held to the fingerprints in inputs.json.
+    The number of epochs may change, and so may the paths of the data and the model
+    file: inputs.json holds fingerprints of their contents.
     """
     from .. import __version__
 
@@ -68,17 +68,17 @@ def identity(config: Config, state: TrainState) -> dict[str, Any]:
 
 
 def enumerate_lines(text: str) -> list[tuple[str, str]]:
-    """The lines of a description by their number, for `differences` to compare."""
+    """Return the lines of a description with their numbers, for `differences`."""
     return [(f"line {k}", line.strip()) for k, line in enumerate(text.splitlines(), 1)]
 
 
 def restore(
     found: Checkpoint, config: Config, like: TrainState, directory: RunDirectory
 ) -> Saved:
-    """The state of a checkpoint of a run, in the structure of `like`.
+    """Return the state in a checkpoint, in the structure of `like`.
 
-    **Raises:** `ValueError` that names the difference where the checkpoint was made
-    by another eqprop, with another configuration or data, or for another system.
+    **Raises:** `ValueError`, which names the difference, if the checkpoint belongs to
+    another version of eqprop, configuration, data or system.
     """
     now = identity(config, like)
     then = {name: found.record.get(name) for name in now}
@@ -88,20 +88,20 @@ def restore(
     if then["eqprop"] != now["eqprop"]:
         raise ValueError(
             f"{place} was made by eqprop {then['eqprop']}, and this is eqprop "
-            f"{now['eqprop']}: install that version to use it, or train anew"
+            f"{now['eqprop']}: install that version to use it, or train again"
         )
     for name, what in (("config", "configuration"), ("system", "system")):
         if wrong := differences(then[name], now[name]):
             raise ValueError(
                 f"{place} belongs to another {what} than the run's files describe "
-                f"now: {'; '.join(wrong[:3])}. Undo the change, or train anew"
+                f"now: {'; '.join(wrong[:3])}. Undo the change, or train again"
             )
     data = directory.inputs()["data"]
-    learnt = found.record.get("data", data)  # the first checkpoints do not say
+    learnt = found.record.get("data", data)  # missing in the oldest checkpoints
     if other := [name for name in data | learnt if data.get(name) != learnt.get(name)]:
         raise ValueError(
             f"{place} was trained on other data than the run: {', '.join(other)} "
-            "differ. Bring back the run's own checkpoints, or train anew"
+            "differ. Restore the run's own checkpoints, or train again"
         )
     arrays = to_arrays(like)
     expected = {name: fingerprint(array) for name, array in arrays.items()}
@@ -120,7 +120,7 @@ def restore(
 
 
 def _younger_fields(now: dict[str, Any]) -> dict[str, Any]:
-    """What a configuration meant before its fields were added: their defaults."""
+    """Return the defaults of fields that an older configuration does not have."""
     fields = dataclasses.fields(Config)
     return {f.name: f.default for f in fields if f.name in now and _is_plain(f.default)}
 

@@ -1,4 +1,7 @@
-"""Hyper-parameter search: Optuna proposes, a run answers, a study keeps the score."""
+"""Search hyper-parameters: Optuna proposes options, and each trial is a run.
+
+An Optuna study, which several processes may share, keeps the result of each trial.
+"""
 
 import dataclasses
 import json
@@ -11,6 +14,7 @@ from .._files import write_whole
 from ..report import draw_search
 from ..training import Config, Observer, TrainingDiverged
 from ._claims import claim, ENDED, state_of, try_again
+from ._recorder import Forwarding
 from ._train import train, TrainingInterrupted
 
 CLAIMS = ".claims"
@@ -19,7 +23,7 @@ CLAIMS = ".claims"
 
 @dataclasses.dataclass(frozen=True)
 class Varied:
-    """One option that is searched: choices, or a range from `low` to `high`."""
+    """An option to vary: choices, or a range from `low` to `high`."""
 
     option: str
     choices: tuple[str, ...] = ()
@@ -30,7 +34,7 @@ class Varied:
 
     @classmethod
     def parse(cls, text: str) -> "Varied":
-        """`OPTION=LOW:HIGH`, `OPTION=LOW:HIGH:log` or `OPTION=A,B,C`."""
+        """Parse `OPTION=LOW:HIGH`, `OPTION=LOW:HIGH:log` or `OPTION=A,B,C`."""
         option, equals, values = text.partition("=")
         option = option.strip().lstrip("-").replace("_", "-")
         words = values.split(":")
@@ -54,14 +58,14 @@ class Varied:
         return cls(option, (), low, high, log, whole)
 
     def ends(self) -> tuple[str, str]:
-        """The first and the last value, as they are written on the command line."""
+        """Return the first and the last value, as written on the command line."""
         if self.choices:
             return self.choices[0], self.choices[-1]
         first, last = (int(v) if self.whole else v for v in (self.low, self.high))
         return repr(first), repr(last)
 
     def suggest(self, trial: Any) -> str:
-        """A value, as it is written on the command line."""
+        """Let the trial choose a value; return it as written on the command line."""
         if self.choices:
             return trial.suggest_categorical(self.option, self.choices)
         if self.whole:
@@ -73,11 +77,11 @@ class Varied:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Where the runs are, and a record of each trial, the best first.
+    """The directory of the runs, and one record for each trial, the best first.
 
     A record holds `trial` (its number), `state` (complete, pruned, diverged), `value`
-    (the last epoch's validation error, a fraction, or loss where there are no
-    classes), `options` and `run`.
+    (the last epoch's validation error, a fraction, or the loss if there are no
+    classes), `epochs`, `options` and `run`.
     """
 
     path: Path
@@ -101,21 +105,23 @@ def search(
 ) -> Search:
     """Train until the study holds that many trials; a trial is a run in `path`.
 
-    What was found before counts, by whatever machine on the same storage.  Processes
-    that share a study share its trials; each returns once all have ended, except those
-    that another machine still trains in a directory of its own.  Trials that fall
-    behind the median of the others are pruned after an epoch.
+    Trials that the study already holds count, whichever machine trained them.
+    Processes that share a study share its trials.  Each process returns when all
+    trials have ended, except those that another machine trains in its own directory.
 
     **Arguments:**
 
-    - `configure`: from options and values to a configuration.
-    - `storage`: any URL of Optuna's; a file of SQLite in `path` where `None`.
-    - `request`: what the study searches; another request for the same study is an
-      error.
-    - `writers`, `devices`: as of `train`, of every trial.
+    - `configure`: makes a configuration from options and their values.
+    - `space`: the options to vary.
+    - `storage`: any storage URL of Optuna (default: a SQLite file in `path`).
+    - `study`: name of the study in the storage.
+    - `request`: description of the search; a study with another one is refused.
+    - `prune`: stop a trial after an epoch in which it is worse than the median.
+    - `seed`: of the proposals.
+    - `observer`, `writers`, `devices`: as for `train`, for every trial.
 
-    **Raises:** `ValueError` for a request that cannot be met, `TrainingInterrupted`
-    after a Ctrl-C; the interrupted trial is tried again first.
+    **Raises:** `ValueError` for a request that cannot be met; `TrainingInterrupted`
+    after a Ctrl-C, and the next search repeats the interrupted trial first.
     """
     optuna = _optuna()
     path.mkdir(parents=True, exist_ok=True)
@@ -123,7 +129,7 @@ def search(
     made = _study(path, storage, study, pruner, json.loads(json.dumps(request)))
     while (claimed := claim(made, path / CLAIMS, trials)) is not None:
         with claimed as trial:
-            # By number, so that neither a later start nor another machine repeats one.
+            # Seed by number, so that no other process or start repeats a proposal.
             made.sampler = optuna.samplers.TPESampler(seed=seed + trial.number)
             options = {varied.option: varied.suggest(trial) for varied in space}
             watch = _Watch(trial, observer or Observer())
@@ -138,8 +144,8 @@ def search(
 
 
 def _study(path: Path, storage: str | None, name: str, pruner: Any, request: Any):
-    """The study, made if it is new; one that searches something else is refused."""
-    # Two processes that make the tables of one new file at once end in an error.
+    """Open or make the study; refuse one that searches something else."""
+    # Two processes must not make the tables of a new file at the same time.
     with _locked(path):
         made = _optuna().create_study(
             study_name=name,
@@ -150,31 +156,22 @@ def _study(path: Path, storage: str | None, name: str, pruner: Any, request: Any
         )
         if made.user_attrs.setdefault("request", request) != request:
             raise ValueError(
-                f"the study {name} searches {made.user_attrs['request']}, not "
-                f"{request}; use the same options, or give another --run or --study"
+                f"the study {name} searches {made.user_attrs['request']}, and you ask "
+                f"for {request}; use the same options, or another --run or --study"
             )
         made.set_user_attr("request", request)
     return made
 
 
-class _Watch(Observer):
-    """Reports every epoch to the trial, and stops one that falls behind."""
+class _Watch(Forwarding):
+    """Report every epoch to the trial; stop the training if Optuna prunes it."""
 
     def __init__(self, trial: Any, inner: Observer) -> None:
-        self.trial, self.inner = trial, inner
-        self.value = float("nan")
-
-    def on_data(self, description):
-        self.inner.on_data(description)
-
-    def on_start(self, trainer, state, epochs):
-        self.inner.on_start(trainer, state, epochs)
-
-    def on_chunk(self, state, record):
-        self.inner.on_chunk(state, record)
+        super().__init__(inner)
+        self.trial, self.value = trial, float("nan")
 
     def on_epoch(self, state, record):
-        self.inner.on_epoch(state, record)
+        super().on_epoch(state, record)
         error = record["val_error"]
         self.value = record["val_loss"] if error is None else error
         self.trial.report(self.value, record["epoch"])
@@ -183,7 +180,7 @@ class _Watch(Observer):
 
 
 def _try(made, trial, run, options, path, watch) -> None:
-    """One run; the study is told how it ended, whatever that is."""
+    """Train one run; tell the study how it ended."""
     states = _optuna().trial.TrialState
     folder = path / f"trial-{trial.number}"
     trial.set_user_attr("run", str(folder))
@@ -199,8 +196,8 @@ def _try(made, trial, run, options, path, watch) -> None:
         made.tell(trial, state=states.FAIL)
         try_again(made, trial.params)
         raise TrainingInterrupted(
-            f"stopped in trial {trial.number}, which will be tried again; the others "
-            f"are kept in {path}",
+            f"stopped in trial {trial.number}, which is tried again first; the other "
+            f"trials are saved in {path}",
             f"the same command and --run {path}",
         ) from None
     except BaseException:
@@ -211,7 +208,7 @@ def _try(made, trial, run, options, path, watch) -> None:
 
 
 def _records(made: Any) -> list[dict[str, Any]]:
-    """The trials that count, the best first; one that was killed does not."""
+    """Return the trials that ended, the best first; a killed trial is left out."""
     records = []
     for trial in made.get_trials(deepcopy=False):
         state = state_of(trial)
@@ -238,7 +235,7 @@ def _records(made: Any) -> list[dict[str, Any]]:
 
 
 def _keep(path: Path, made: Any) -> list[dict[str, Any]]:
-    """Write `search.json` and draw `search.png`."""
+    """Write `search.json`, draw `search.png`, return the records."""
     with _locked(path):
         records = _records(made)
         text = json.dumps({"study": made.study_name, "trials": records}, indent=1)
@@ -248,7 +245,7 @@ def _keep(path: Path, made: Any) -> list[dict[str, Any]]:
 
 
 def _locked(path: Path) -> Any:
-    """What one process at a time does in the directory of a search."""
+    """Return the lock of a search's directory, for one process at a time."""
     from filelock import FileLock
 
     return FileLock(path / ".lock")

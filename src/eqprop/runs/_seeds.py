@@ -1,6 +1,6 @@
-"""One configuration, several seeds: a run of each, and mean ± std over them.
+"""Train one configuration with several seeds; summarize their errors as mean ± std.
 
-The seeds train one after another and share one compiled program.
+The seeds train one after the other and share one compiled program.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import recipes
 from ..training import (
     Config,
     config_from_json,
@@ -24,6 +23,7 @@ from ..training import (
 from ._directory import RunDirectory, SEEDS_FILE, UNREADABLE
 from ._problem import Problem
 from ._train import (
+    _configured,
     _start,
     _with_whole_paths,
     default_path,
@@ -37,12 +37,11 @@ ERRORS = ("train_error", "val_error", "test_error", "loss", "training_seconds")
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
-    """Where the runs are, a record of each seed, and mean and std over them.
+    """The directory of the runs, and one record for each seed.
 
-    A record holds `seed`, `run`, `failure` (how it diverged, else `None`) and, of its
-    last epoch, the fields that `summary` summarizes.  `summary` maps a field to
-    `mean`, `std` (of a sample: n − 1; `None` for one seed) and `runs`, over those
-    seeds that have not diverged; errors are fractions, and `None` without such data.
+    A record holds `seed`, `run`, `failure` (how the seed diverged, else `None`) and
+    the fields of the last epoch that `summary` uses.  Errors are fractions, and `None`
+    if the run has no such data.
     """
 
     path: Path
@@ -50,7 +49,10 @@ class Seeds:
 
     @property
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Mean and std of every field, over the seeds that have not diverged."""
+        """`mean`, `std` and `runs` of every field, over seeds that did not diverge.
+
+        `std` is that of a sample (n − 1), and `None` for one seed.
+        """
         return {name: _spread(self.records, name) for name in ERRORS}
 
 
@@ -65,32 +67,30 @@ def train_seeds(
     devices: int | None = None,
     **overrides: Any,
 ) -> Seeds:
-    """Train `seeds` runs that differ in their seed alone: seed, seed + 1, ….
+    """Train `seeds` runs that differ only in their seed: seed, seed + 1, ….
 
-    Each is a complete run in `run`/seedN, and what is finished there is not trained
-    again: the same call, or `resume_seeds`, goes on where it was interrupted.
+    Each is a complete run in `run`/seedN.  After an interruption, the same call or
+    `resume_seeds` resumes; finished runs are not trained again.
 
     **Arguments:**
 
-    - `run`: the directory; `runs/NAME-seeds-TIME` where `None`.
-    - `name`: of that directory; the recipe's where `None`.
+    - `run`: the directory (default: `runs/NAME-seeds-TIME`).
+    - `name`: NAME in that default (default: the recipe's name).
     - `observer`: makes the observer of the run in a directory.
-    - `writers`, `devices`: as of `train`, of every run.
+    - `writers`, `devices`: as for `train`, for every run.
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
 
-    **Raises:** `ValueError` for fewer than one seed, or a directory that holds other
-    runs; `TrainingInterrupted` after saving.
+    **Raises:** `ValueError` for fewer than one seed, or for a directory that holds
+    other runs; `TrainingInterrupted` after saving.
     """
     _check_alone()
     name = name or (config if isinstance(config, str) else "run")
-    if isinstance(config, str):
-        config = recipes.recipe(config).config
-    config = _with_whole_paths(dataclasses.replace(config, **overrides))
+    config = _with_whole_paths(_configured(config, overrides))
     _check_count(seeds, config.seed)
     plan = json.loads(json.dumps({"seeds": seeds, "config": config_to_json(config)}))
     if run is not None:
         _check_place(Path(run), plan)
-    _start(config, Problem.build(config), devices)  # refused before anything is made
+    _start(config, Problem.build(config), devices)  # refuse before writing anything
     path = default_path(f"{name}-seeds") if run is None else Path(run)
     path.mkdir(parents=True, exist_ok=True)
     _write(path, plan, [])
@@ -107,9 +107,9 @@ def resume_seeds(
     devices: int | None = None,
     system: str | None = None,
 ) -> Seeds:
-    """Go on with the seeds of a directory that `train_seeds` made.
+    """Resume the seeds in a directory that `train_seeds` made.
 
-    `system` names FILE.py:NAME again for a model of the user's own, as in `resume`.
+    `system` names the user's own model again, as FILE.py:NAME (see `resume`).
     """
     _check_alone()
     plan = _plan(Path(run))
@@ -117,13 +117,14 @@ def resume_seeds(
     if isinstance(config.model, UserModel):
         if system is None:
             raise ValueError(
-                f"the runs in {run} are of a model of your own, {config.model.path}, "
-                "which is executed only if it is named again: --system FILE.py:NAME"
+                f"the runs in {run} trained your own model, {config.model.path}, which "
+                "is executed only if you name it again: --system FILE.py:NAME"
             )
         config = dataclasses.replace(config, model=UserModel(system))
     elif system is not None:
         raise ValueError(
-            f"the runs in {run} are of a network of eqprop; leave --system out"
+            f"system is {system}, but the runs in {run} trained a built-in network; "
+            "leave --system out"
         )
     shared = {"writers": writers, "devices": devices}
     return _train(config, plan, Path(run), observer, system, shared)
@@ -133,13 +134,13 @@ def _check_alone() -> None:
     if jax.process_count() > 1:
         raise ValueError(
             f"{jax.process_count()} processes train one run together, not several "
-            "seeds: give each seed a call of its own (--seed), or train the seeds in "
-            "one process, on as many of its devices as you like (--devices)"
+            "seeds: start eqprop train once for each seed (--seed), or train the seeds "
+            "in one process on several devices (--devices)"
         )
 
 
 def _check_place(path: Path, plan: dict[str, Any]) -> None:
-    """A directory that is new, or holds these very seeds."""
+    """Refuse a directory that holds other runs."""
     if (path / "config.json").exists():
         raise ValueError(
             f"{path} holds a run of one seed; choose another directory with --run DIR"
@@ -147,7 +148,7 @@ def _check_place(path: Path, plan: dict[str, Any]) -> None:
     if (path / SEEDS_FILE).exists() and _plan(path) != plan:
         raise ValueError(
             f"{path} holds seeds of another configuration; choose another directory "
-            f"with --run DIR, or go on with them: eqprop train --resume {path}"
+            f"with --run DIR, or resume them: eqprop train --resume {path}"
         )
 
 
@@ -163,8 +164,8 @@ def _plan(path: Path) -> dict[str, Any]:
         _check_count(plan["seeds"], config_from_json(plan["config"]).seed)
     except (AttributeError, KeyError, TypeError, *UNREADABLE) as error:
         raise ValueError(
-            f"{path / SEEDS_FILE} is damaged ({error}); bring it back, or give one of "
-            f"the runs in {path}"
+            f"{path / SEEDS_FILE} is damaged ({error}); restore it, or give one of the "
+            f"runs in {path}"
         ) from error
     return plan
 
@@ -172,8 +173,8 @@ def _plan(path: Path) -> dict[str, Any]:
 def _check_count(seeds: Any, first: int) -> None:
     if not isinstance(seeds, int) or not 1 <= seeds <= 2**32 - first:
         raise ValueError(
-            f"seeds is {seeds!r}; give a whole number ≥ 1, e.g. 5, whose last seed is "
-            "below 2**32"
+            f"seeds is {seeds!r} and the first seed is {first}; give a whole number "
+            "≥ 1, e.g. 5, with the last seed below 2**32"
         )
 
 
@@ -200,9 +201,11 @@ def complete(
     system: str | None = None,
     **shared: Any,
 ) -> str | None:
-    """Train, go on with, or leave the run in a directory; say how it diverged.
+    """Train or resume the run in a directory, or leave a finished one.
 
-    A run that is there must be of this configuration: it is not looked at.
+    If the directory holds a run, the caller ensures that it has this configuration.
+
+    **Returns:** how the training diverged, or `None`.
     """
     directory = RunDirectory(run)
     try:
@@ -216,7 +219,7 @@ def complete(
 
 
 def _one(config, place: Path, observer, system, shared) -> str | None:
-    """The run of one seed; a Ctrl-C names the command that resumes all of them."""
+    """Train one seed; on Ctrl-C, name the command that resumes all seeds."""
     try:
         return complete(config, place, observer=observer, system=system, **shared)
     except TrainingInterrupted as stop:

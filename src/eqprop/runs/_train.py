@@ -1,4 +1,4 @@
-"""`train`: a configuration in, a run directory that stands alone out."""
+"""Train a configuration into a run directory, and resume a run from its checkpoint."""
 
 import contextlib
 import dataclasses
@@ -15,11 +15,11 @@ from ..training import (
     check_writers,
     Config,
     config_to_json,
-    EpochRecord,
     make_trainer,
     Observer,
     run_epochs,
     RunWarning,
+    split_path,
     Trainer,
     TrainingDiverged,
     TrainState,
@@ -36,7 +36,7 @@ from ..training._processes import (
 from ._directory import RunDirectory
 from ._environment import environment, session
 from ._precision import FILE as PRECISION_FILE, measure_precision
-from ._problem import Problem, split_path
+from ._problem import Problem
 from ._recorder import (
     Interrupt,
     Recorder,
@@ -60,33 +60,22 @@ def train(
 
     **Arguments:**
 
-    - `run`: the directory; `runs/NAME-TIME` where `None`.
-    - `name`: of that directory; the recipe's where `None`.
+    - `run`: the run directory (default: `runs/NAME-TIME`).
+    - `name`: NAME in that default (default: the recipe's name).
     - `observer`: watches chunks and epochs, e.g. to draw a progress bar.
-    - `writers`: tensorboard, wandb, trackio: they get every epoch's record too.
-    - `devices`: how many of this process's devices share each batch; one, or all
-      where several processes train together (docs/cluster.md).
+    - `writers`: tensorboard, wandb, trackio; each gets every epoch's record.
+    - `devices`: number of this process's devices that share each batch (default: 1, or
+      all if several processes train together, see docs/cluster.md).
     - `overrides`: fields of the configuration, e.g. `epochs=5, seed=3`.
 
     **Returns:** the trained `Run`.
 
-    **Raises:** `TrainingDiverged`, `TrainingInterrupted` (both after saving),
+    **Raises:** `TrainingDiverged` and `TrainingInterrupted`, both after saving;
     `ValueError` and `OSError` for a request that cannot be met.
     """
     check_writers(writers)
     name = name or (config if isinstance(config, str) else "run")
-    if isinstance(config, str):
-        config = recipes.recipe(config).config
-    if not isinstance(config, Config):
-        raise ValueError(f"config is {config!r}; give a recipe's name or an ep.Config")
-    try:
-        config = dataclasses.replace(config, **overrides)
-    except TypeError:
-        fields = {field.name for field in dataclasses.fields(Config)}
-        unknown = ", ".join(sorted(set(overrides) - fields))
-        raise ValueError(
-            f"a configuration has no {unknown}; it has {', '.join(sorted(fields))}"
-        ) from None
+    config = _configured(config, overrides)
     with together():
         problem = Problem.build(config)
         if problem.dataset is not None and is_first():
@@ -110,9 +99,8 @@ def train(
             written = _writers(directory, config, writers, observer)
             noted = entered_by_first(session(directory))
             with _naming(directory), noted, written:
-                return _run(
-                    *(config, problem, trainer, state, directory, [], 0.0, written)
-                )
+                begun = Saved(state, [], 0.0)
+                return _run(config, problem, trainer, begun, directory, written)
 
 
 def resume(
@@ -124,19 +112,20 @@ def resume(
     writers: Sequence[str] = (),
     devices: int | None = None,
 ) -> Run:
-    """Go on with a run from its newest checkpoint, as if it had never stopped.
+    """Resume a run from its newest checkpoint, as if it had never stopped.
 
-    The end is that of the uninterrupted run, bit for bit, on the same devices.  A run
-    without a checkpoint, stopped too early for one, starts at the beginning; a
-    damaged checkpoint is set aside with a warning, and the one before it used.
+    On the same devices, the result equals that of the uninterrupted run bit for bit.
+    A run without a checkpoint starts from the beginning.  A damaged checkpoint is moved
+    away with a warning, and the one before it is used.
 
     **Arguments:**
 
-    - `epochs`: raises (or lowers) the number of epochs of the run.  With a cosine
-      schedule it may not: the rates already used would have been others.
-    - `system`: `FILE.py:NAME`, for a run of the user's own model: its file is executed
-      only if it is named here and is the one that the run was trained with.
-    - `devices`: as for `train`; another number changes the last digits at most.
+    - `epochs`: a new number of epochs.  A run with a cosine schedule cannot change
+      it, since the learning rates used so far depend on it.
+    - `system`: `FILE.py:NAME` of the run's own model.  The file is executed only if
+      you name it here and it is the file that the run was trained with.
+    - `observer`, `writers`: as for `train`.
+    - `devices`: as for `train`; another number changes only the last digits.
     """
     check_writers(writers)
     directory = RunDirectory(Path(run))
@@ -153,14 +142,27 @@ def resume(
             on_first(directory.rewrite, saved.history)
             written = _writers(directory, config, writers, observer)
             with entered_by_first(session(directory, resumed=True)), written:
-                return _run(
-                    *(config, problem, trainer, saved.state, directory),
-                    *(saved.history, saved.seconds, written),
-                )
+                return _run(config, problem, trainer, saved, directory, written)
+
+
+def _configured(config: Config | str, overrides: dict[str, Any]) -> Config:
+    """Return the recipe of this name, or the configuration, with other values."""
+    if isinstance(config, str):
+        config = recipes.recipe(config).config
+    if not isinstance(config, Config):
+        raise ValueError(f"config is {config!r}; give a recipe's name or an ep.Config")
+    try:
+        return dataclasses.replace(config, **overrides)
+    except TypeError:
+        fields = {field.name for field in dataclasses.fields(Config)}
+        unknown = ", ".join(sorted(set(overrides) - fields))
+        raise ValueError(
+            f"a configuration has no {unknown}; it has {', '.join(sorted(fields))}"
+        ) from None
 
 
 def _config_of(directory: RunDirectory, epochs: int | None) -> Config:
-    """The run's configuration, with another number of epochs where that can be."""
+    """Return the run's configuration with the number of epochs asked for."""
     config = directory.config()
     if epochs is not None and epochs != config.epochs:
         if config.optimizer.schedule != "constant":
@@ -226,7 +228,7 @@ def _start(
 
 
 def _check_same(request: dict[str, Any]) -> None:
-    """Processes that train together must have been asked for the same."""
+    """Refuse processes that train together but were started with other options."""
     first, *others = exchange(request)
     for number, other in enumerate(others, 1):
         if other != first:
@@ -241,22 +243,21 @@ def _run(
     config: Config,
     problem: Problem,
     trainer: Trainer,
-    state: TrainState,
+    begun: Saved,
     directory: RunDirectory,
-    history: list[EpochRecord],
-    seconds: float,
-    observer: Observer | None,
+    inner: Observer,
 ) -> Run:
+    """Train from the state `begun` to the last epoch; draw the curves."""
+    history = begun.history
     with Interrupt() as interrupt:
-        inner = observer or Observer()
         if problem.dataset is not None:
             inner.on_data(str(problem.dataset))
         recorder = Recorder(config, problem, directory, history, interrupt, inner)
         try:
-            state = run_epochs(trainer, state, history, recorder, seconds)
+            state = run_epochs(trainer, begun.state, history, recorder, begun.seconds)
             interrupt.answered = True  # it came too late: the run is done
         except (TrainingDiverged, TrainingInterrupted) as stop:
-            # The newest parameters were donated to the loop: curves, but no weights.
+            # The loop holds the newest parameters, so draw curves but no weights.
             curves = (directory.path, history, problem.system, problem.cost, None)
             on_first(draw, *curves)
             if isinstance(stop, TrainingInterrupted):
@@ -268,24 +269,30 @@ def _run(
     with directory.keeping(directory.path / "curves.png"):
         on_first(draw, *shown)
     return Run(
-        directory.path, config, state.system, state.cost, history, problem, state
+        path=directory.path,
+        config=config,
+        system=state.system,
+        cost=state.cost,
+        history=history,
+        problem=problem,
+        state=state,
     )
 
 
 @contextlib.contextmanager
 def _naming(directory: RunDirectory) -> Iterator[None]:
-    """A Ctrl-C that stops at once still says what is kept and how to go on."""
+    """Say of a Ctrl-C that stops at once what is saved and how to resume."""
     try:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped at once; what was saved is in {directory.path}. Go on with: "
-            f"eqprop train --resume {directory.path}"
+            f"stopped at once; the last checkpoint is in {directory.path}. Resume "
+            f"with: eqprop train --resume {directory.path}"
         ) from None
 
 
 def _with_whole_paths(config: Config) -> Config:
-    """The same configuration, to be found again from any other folder."""
+    """Make the paths of a configuration absolute, so that it works in any folder."""
     if config.data is not None and config.data.endswith(".npz"):
         path = str(Path(config.data).expanduser().resolve())
         config = dataclasses.replace(config, data=path)
@@ -297,7 +304,7 @@ def _with_whole_paths(config: Config) -> Config:
 
 
 def default_path(name: str) -> Path:
-    """Make a directory that no other run has: `runs/NAME-TIME`."""
+    """Make a new directory `runs/NAME-TIME`; return its path."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path, number = Path("runs") / f"{name}-{stamp}", 1
     while True:

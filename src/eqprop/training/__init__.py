@@ -51,6 +51,10 @@ from ._models import (
 from ._processes import WorkerLost as WorkerLost
 from ._optimizer import Optimizer as Optimizer
 from ._settings import Settings as Settings
+from ._user_model import (
+    load_user_model as load_user_model,
+    split_path as split_path,
+)
 from ._writers import (
     AbstractWriter as AbstractWriter,
     check_writers as check_writers,

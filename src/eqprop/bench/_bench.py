@@ -1,7 +1,7 @@
-"""What a system costs on this machine: steps, training steps, memory, and the limit.
+"""Measure steps, training steps and memory of a system, and the machine's limit.
 
-The limit is the machine's matrix-product rate, the better of NumPy's and XLA's, which
-is measured in the same rounds.  Data are random, of the right shapes.
+The limit is the rate of matrix products, by NumPy or XLA, whichever is faster.  It is
+measured in the same rounds.  The data are random arrays of the right shapes.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from ..relaxations._base import with_exact
 from ..systems import AbstractSystem
 from ..training import (
     Config,
+    load_user_model,
     make_trainer,
     Optimizer,
     Settings,
     TrainingDiverged,
     UserModel,
 )
-from ._problem import load_user_model
 from ._timing import (
     compiled,
     matrix_products,
@@ -39,19 +39,19 @@ from ._timing import (
 )
 
 ROUNDS, SECONDS = 7, 0.1
-"""rounds, and seconds that each program runs in each"""
+"""number of rounds, and seconds for which each program runs in a round"""
 TRAINING_STEPS = 64
-"""training steps in a round, at most"""
+"""largest number of training steps in a round"""
 PLANNED = 10**6
-"""training steps for which the learning rate is planned: it stays what it is"""
+"""number of training steps of the schedule, so large that the rate stays constant"""
 PARTS = ("estimate", "free", "rule", "nudged", "update")
 
 
 def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
-    """System, cost, and a batch of examples x, y of the configuration's shapes.
+    """Return system, cost, and a batch of examples x, y for a configuration.
 
-    Examples of a named data set are random, so that nothing is downloaded; a user's
-    model brings its own, repeated where they are fewer than a batch.
+    Examples of a named data set are random, so that nothing is downloaded.  A user's
+    model has its own examples, which are repeated if they are fewer than a batch.
     """
     if isinstance(config.model, UserModel):
         system, cost, x, y = load_user_model(config.model.path)
@@ -59,7 +59,7 @@ def bench_problem(config: Config) -> tuple[AbstractSystem, Any, Any, Any]:
         return system, cost, *jax.tree.map(lambda a: jnp.asarray(a)[index], (x, y))
     if config.data is None:
         raise ValueError(
-            "this recipe has no model of its own; give --system FILE.py:NAME"
+            "the configuration has no model and no data; give --system FILE.py:NAME"
         )
     named = data.DATA_SETS.get(config.data)
     if named is not None:
@@ -93,17 +93,20 @@ def bench(
     **Arguments:**
 
     - `x`, `y`: the batch.
-    - `rounds`, `seconds`: rounds, and how long each program runs in each.
+    - `rounds`: number of rounds.
+    - `seconds`: time for which each program runs in a round.
 
-    **Returns:** plain values: `relaxation`, `matrix_product`, `training`, `profile`
-    and `memory`; times in seconds, memory in bytes, and of all that varies `median`,
-    `least` and `most` over the rounds.
+    **Returns:** JSON values: `relaxation`, `matrix_product`, `training`, `profile` and
+    `memory`, with times in seconds and memory in bytes.  A measured value has
+    `median`, `least` and `most` over the rounds.
 
-    **Raises:** `ValueError` for arguments that do not fit each other,
-    `TrainingDiverged` where the training steps are not finite.
+    **Raises:** `ValueError` for arguments that do not fit each other;
+    `TrainingDiverged` if the training steps are not finite.
     """
     if rounds < 1 or not seconds > 0:
-        raise ValueError(f"rounds={rounds}, seconds={seconds}; give positive numbers")
+        raise ValueError(
+            f"rounds is {rounds} and seconds {seconds}; give rounds ≥ 1 and seconds > 0"
+        )
     relaxing = Relaxing(system, estimator.free, x)
     parts = _parts(system, cost, x, y, estimator, optimizer)
     once = sum(sum(times) for times in time_rounds(parts, 1, 1e-9).values())
@@ -128,7 +131,11 @@ def bench(
             "best": best,
             "flops_per_second": {n: _spread(rates[n]) for n in rates},
         },
-        "training": _rates(step, batch),
+        "training": {
+            "step_seconds": _spread(step),
+            "steps_per_second": _spread([1 / t for t in step]),
+            "examples_per_second": _spread([batch / t for t in step]),
+        },
         "profile": _profile(times, step),
         "memory": {"gradient_temporaries": memory, "peak": peak_memory()},
         "rounds": rounds,
@@ -138,7 +145,7 @@ def bench(
 def _relaxation(
     relaxing: Relaxing, times: dict[str, list[float]], peak: list[float]
 ) -> dict[str, Any]:
-    """What a step takes, and how fast it computes beside matrix products."""
+    """Return the time of a step, and its rate compared with matrix products."""
     step, flops = relaxing.step(times, "batch"), relaxing.flops
     record = {
         "relaxation": type(relaxing.free).__name__,
@@ -160,16 +167,8 @@ def _relaxation(
     return record
 
 
-def _rates(step: list[float], batch: int) -> dict[str, Any]:
-    return {
-        "step_seconds": _spread(step),
-        "steps_per_second": _spread([1 / t for t in step]),
-        "examples_per_second": _spread([batch / t for t in step]),
-    }
-
-
 class _Training:
-    """An epoch of some steps, as `eqprop train` runs it."""
+    """An epoch with a few steps, compiled as `eqprop train` compiles it."""
 
     def __init__(self, model, examples, steps: int, estimator, optimizer, persistent):
         batch = len(jax.tree.leaves(examples)[0])
@@ -190,17 +189,18 @@ class _Training:
                 self.state = state
             if self.state.failed:
                 raise TrainingDiverged(
-                    "the training steps are not finite, so their time means nothing; "
+                    "the training steps are not finite, so that their time is useless; "
                     "use a smaller optimizer.lr or estimator.beta"
                 )
             self.state = self.trainer.next_epoch(self.state)
 
 
 def _parts(system, cost, x, y, estimator, optimizer) -> dict[str, Program]:
-    """The parts of a training step, each a program of its own.
+    """Return the parts of a training step, each as a separate program.
 
-    `rule` is all that follows the free phase; `nudged` is told apart from it for EP.
-    A rule that draws a law, for which no state is free, is one part: `estimate`.
+    `rule` is everything after the free phase; for EP, `nudged` measures its nudged
+    phase separately.  A rule without a single free state (it samples) has one part,
+    `estimate`.
     """
     key = jax.random.key(0)
     update = {"update": _update(system, cost, optimizer)}
@@ -208,10 +208,11 @@ def _parts(system, cost, x, y, estimator, optimizer) -> dict[str, Program]:
         whole = Program(_estimate, (x, y), system, cost, estimator, key)
         return {"estimate": whole} | update
     relaxation = with_exact(estimator.free, False)  # as most training steps do
-    free = Program(
-        lambda x, system, key: relax(system, x, relaxation, key=key),
-        *(x, system, key),
-    )
+
+    def settle(x, system, key) -> Equilibrium:
+        return relax(system, x, relaxation, key=key)
+
+    free = Program(settle, x, system, key)
     settled: Equilibrium = free()
 
     def rule(varied, system, cost, y, settled, key) -> Any:
@@ -262,7 +263,7 @@ def _estimate(examples, system, cost, estimator, key) -> Any:
 
 
 def _temporaries(system, cost, x, y, estimator) -> int:
-    """Bytes that one gradient of the batch needs besides parameters and result."""
+    """Return the bytes that a gradient needs in addition to parameters and result."""
     program = compiled(_estimate, (x, y), system, cost, estimator, jax.random.key(0))
     return program.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
 
@@ -272,7 +273,7 @@ def _gradients(gradient: Gradient) -> Any:
 
 
 def _profile(times: dict[str, list[float]], step: list[float]) -> dict[str, Any]:
-    """Seconds of each part of a training step, and shares of its median."""
+    """Return the seconds of each part of a training step, and its share."""
     parts = {name: times[name] for name in PARTS if name in times}
     if "nudged" in parts:
         pairs = zip(parts.pop("rule"), parts["nudged"], strict=True)

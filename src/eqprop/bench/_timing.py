@@ -1,7 +1,7 @@
-"""Timing programs against each other: in rounds, each of them once a round.
+"""Time programs in rounds, each program once per round.
 
-What disturbs a machine for a while then disturbs all of them alike; a rate and the
-machine's own are compared within the round.
+A disturbance of the machine then affects all programs alike, and the rate of a program
+is compared with that of a matrix product in the same round.
 """
 
 import dataclasses
@@ -20,27 +20,27 @@ from ..relaxations import AbstractRelaxation, Dynamics, initial_state, relax
 from ..systems import AbstractSystem
 
 REPEATS = 10_000
-"""repetitions of one program in a round, at most"""
+"""largest number of repetitions of a program in a round"""
 SHORT, PROBE, MORE = 2, 12, (4, 2000)
-"""steps of a short relaxation, of one to try, and how many more a long one has"""
+"""steps of a short relaxation, of a trial, and the extra steps of a long one"""
 DIFFERENCE = 0.02
-"""seconds that the long one takes more, where MORE allows it"""
+"""seconds by which the long relaxation is longer, within the limits of MORE"""
 ON_PROCESSOR = (512, 1024, 2048)
 ON_ACCELERATOR = (1024, 2048, 4096, 8192)
-"""sizes n of the square matrix products by which a machine is measured"""
+"""sizes n of the square matrix products that measure a machine"""
 
 
 Job = Callable[[int], Any]
-"""does its work that many times"""
+"""a function that repeats its work the given number of times"""
 
 
 class Program:
-    """function(varied, *fixed), compiled, to be run many times in a row.
+    """Compile function(varied, *fixed), to run it many times in a row.
 
-    The repetitions are one compiled loop, as in training: what Python and the call of
-    a program take is not in it.  XLA can leave out no repetition and move nothing that
-    depends on `varied` out of the loop, because it is moved by 0 times a result of the
-    repetition before, which XLA, for which 0 times infinity is NaN, must compute.
+    The repetitions are one compiled loop, as in training, without the time of Python
+    and of the call.  XLA must compute every repetition, and cannot move what depends on
+    `varied` out of the loop: before each repetition, 0 times a result of the previous
+    one is added to `varied`.  XLA cannot drop that, since 0 times infinity is NaN.
     """
 
     def __init__(self, function: Callable, varied: Any, *fixed: Any):
@@ -65,13 +65,13 @@ class Program:
 
 
 def compiled(function: Callable, *arguments: Any) -> jax.stages.Compiled:
-    """The function as a program, to be asked for its memory and operations."""
+    """Compile the function, to read its memory and its number of operations."""
     function, arrays = _of_arrays(function, *arguments)
     return jax.jit(function).lower(*arrays).compile()
 
 
 def _of_arrays(function: Callable, first: Any, *rest: Any) -> tuple[Callable, Any]:
-    """The function of the arrays in its arguments alone, and these on the device."""
+    """Return the function of the arrays in its arguments, and the arrays on device."""
     arrays, static = eqx.partition((first, rest), _is_array)
     arrays = jax.tree.map(jnp.asarray, arrays)
 
@@ -102,9 +102,9 @@ class Spread:
 def time_rounds(
     jobs: Mapping[str, Job], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of one repetition of each job, in every round.
+    """Return the seconds of one repetition of each job, in every round.
 
-    In a round a job is repeated until it has taken about `seconds`, once at least.
+    In a round a job is repeated for about `seconds`, at least once.
     """
     repeats = {}
     for name, job in jobs.items():
@@ -126,9 +126,9 @@ def _seconds(job: Job, repeats: int) -> float:
 def matrix_products(
     dtype: Any, sizes: Sequence[int] | None = None
 ) -> tuple[dict[str, Job], dict[str, float]]:
-    """Square matrix products by NumPy and XLA: the jobs, and the FLOPs of each.
+    """Return jobs of square matrix products by NumPy and XLA, and the FLOPs of each.
 
-    Where XLA's device is an accelerator NumPy, which does not run on it, is left out.
+    If XLA's device is an accelerator, NumPy is left out: it does not run there.
     """
     processor = jax.default_backend() == "cpu"
     jobs: dict[str, Job] = {}
@@ -142,7 +142,7 @@ def matrix_products(
 
 
 def _xla_product(a: np.ndarray, b: np.ndarray) -> Job:
-    """b ← a b, where a neither grows nor shrinks b."""
+    """Return the job b ← a b, scaled so that b neither grows nor shrinks."""
     run = jax.jit(lambda a, b, n: jax.lax.fori_loop(0, n, lambda _, b: a @ b, b))
     arrays = jnp.asarray(a), jnp.asarray(b)
     program = run.lower(*arrays, 1).compile()
@@ -162,7 +162,7 @@ def _numpy_product(a: np.ndarray, b: np.ndarray) -> Job:
 class Relaxing:
     """Short and long free relaxations, of a `batch` and of its first example (`one`).
 
-    Their difference is what a step takes, without the input's drive and the start.
+    Their difference gives the time of a step, without the input's drive and the start.
     """
 
     def __init__(
@@ -200,16 +200,17 @@ class Relaxing:
         return int(np.clip(DIFFERENCE / step, *MORE))
 
     def step(self, times: Mapping[str, list[float]], size: str) -> list[float]:
-        """Seconds of a step in every round, of the `batch` or of `one` example.
+        """Return the seconds of a step in every round, of the `batch` or of `one`.
 
-        Where a difference drowns in noise it is the long one's mean, which is more.
+        If noise exceeds the difference, use the mean of the long relaxation, an upper
+        bound.
         """
         more = self._more[size]
         pairs = zip(times[f"{size}, short"], times[f"{size}, long"], strict=True)
         return [(b - a) / more if b > a else b / (SHORT + more) for a, b in pairs]
 
     def call(self, times: Mapping[str, list[float]]) -> list[float]:
-        """Seconds of a relaxation besides its steps, in every round."""
+        """Return the seconds of a relaxation without its steps, in every round."""
         pairs = zip(times["batch, short"], self.step(times, "batch"), strict=True)
         return [whole - SHORT * step for whole, step in pairs]
 
@@ -217,12 +218,12 @@ class Relaxing:
 def step_flops(
     system: AbstractSystem, relaxation: AbstractRelaxation, x: Any, state: Any
 ) -> float | None:
-    """Floating-point operations of one step of a batch, as XLA counts them.
+    """Return the floating-point operations of one step of a batch, counted by XLA.
 
-    Counted is what a second step adds to a first: XLA computes what both share, the
-    input's drive above all, once, as it does for a whole relaxation.  `None` where
-    the relaxation is more than its steps (a chain, or one that keeps a history), and
-    where XLA cannot see what a step does.
+    This is the cost that a second step adds to the first: XLA computes what both share,
+    such as the input's drive, only once, as in a whole relaxation.  `None` if the
+    relaxation is more than its steps (a chain, or one that keeps a history), and if XLA
+    cannot see what a step does.
     """
     kind = type(relaxation)
     if (kind.settle, kind.settle_batch) != (
@@ -248,7 +249,8 @@ def step_flops(
 
 
 def peak_memory() -> int | None:
-    """Most bytes held so far: of the accelerator, or else of the whole process."""
+    """Return the peak of memory in bytes: the accelerator's, else the process's."""
+
     held = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in held:
         return int(held["peak_bytes_in_use"])
