@@ -14,6 +14,7 @@ from zoo import batch, hopfield, quadratic
 
 import eqprop as ep
 from eqprop.estimators import _rounding, NotSettled, RoundedGradient
+from eqprop.relaxations._base import with_exact
 from eqprop.systems import _check
 from eqprop.systems._norm import norm
 
@@ -472,3 +473,31 @@ def test_rounding_is_of_the_whole_gradient():
         found = rule(net, Readout(jnp.full((4, 2), scale)), x, jnp.ones((6, 2)))
         assert float(found.stats["rounding"]) <= most
         assert float(jnp.abs(found.cost_grads.weight).max()) > 0.01
+
+
+def test_a_batch_that_is_not_measured_pays_nothing_for_the_estimate():
+    """Not measured: no call of `project`, and the same bits of the gradient."""
+    x, y = (jnp.asarray(u, jnp.float32) for u in batch(size=3))
+    phase = ep.Euler(0.3, 40)
+    system = hopfield((3, 4, 2))
+    calls = []
+
+    class Counted(eqx.Module):
+        def project(self, s):
+            jax.debug.callback(lambda: calls.append(1))
+            return s
+
+    found = {}
+    for exact in (True, False):
+        rule = ep.EquilibriumPropagation(phase, phase, 0.2)
+        measured = with_exact(rule, jnp.array(exact))
+        found[exact] = measured(system, ep.SquaredError(), x, y)
+        state = found[exact].equilibrium.state
+        calls.clear()
+        _rounding.rounding(Counted(), measured.nudged, state, state)
+        jax.effects_barrier()
+        assert len(calls) == 2 * exact
+    assert found[True].stats["rounding"] > 0 == found[False].stats["rounding"]
+    pairs = zip(*(jax.tree.leaves(g.grads) for g in found.values()), strict=True)
+    for one, other in pairs:
+        assert (one == other).all()

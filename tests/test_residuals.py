@@ -49,6 +49,7 @@ def test_a_unit_that_rounding_stops_is_unsettled():
         assert [int(status) for status in found.status] == [UNSETTLED, SETTLED]
 
 
+@pytest.mark.filterwarnings("ignore::eqprop.estimators.RoundedGradient")
 def test_a_nudged_phase_that_rounding_stops_is_unsettled():
     """s = 1 stays where it is under a nudge β·0.3 with dt·β·0.3 < ½ ulp(1).
 
@@ -329,6 +330,7 @@ def test_what_training_reports_is_measured_at_the_equilibrium():
     assert record["settled"] == 0
 
 
+@pytest.mark.filterwarnings("ignore::eqprop.estimators.RoundedGradient")
 def test_stopping_and_masking_judge_every_example_exactly():
     """An example that rounding stops stops a run, and is left out of another."""
     x, y = jnp.array([[3e4], [1.0]]), jnp.ones((2, 1))

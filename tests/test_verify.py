@@ -429,7 +429,8 @@ def test_a_forgotten_projection_is_caught(monkeypatch, fresh):
     monkeypatch.setattr(_euler.Euler, "step", _unprojected)
     result = ep.verify(box(0.0), COST, *batch(size=4))
     assert not result.holds
-    assert "projection" in " ".join([result.verdict, *result.findings])
+    words = " ".join([result.verdict, *result.findings])
+    assert "projection" in words or "settle" in words
 
 
 @pytest.mark.slow

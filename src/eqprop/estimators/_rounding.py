@@ -1,7 +1,8 @@
-"""How much of a contrast is rounding: states that differ by little, known to ε.
+"""Estimate how much of a gradient is rounding, and warn if it is most of it.
 
-A rule contrasts two states that differ by O(β).  A state s is known to about ε|s|,
-with Euler steps of dt to ε|s|/dt: a smaller step dt·velocity leaves it where it is.
+A rule contrasts two states that differ by O(β).  Rounding leaves an error of about ε|s|
+in a state s, and of ε|s|/dt after Euler steps: a step dt·velocity below ε|s| does not
+change s.
 """
 
 import warnings
@@ -29,14 +30,29 @@ class RoundedGradient(UserWarning):
 
 
 def rounding(system: AbstractSystem, relaxation: Any, a: State, b: State) -> Scalar:
-    """Estimate the relative error that rounding leaves in a contrast of two states.
+    """Estimate the relative rounding error of a contrast of two batched states.
 
-    `a` and `b` are batched.  It is ε‖a‖/‖a − b‖, of the units that no bound holds,
-    times 1/dt for Euler steps of dt < 1, and at most 1 (nothing but rounding).  It is
-    usually right to a factor of 3; to one of 10 where a few units decide, as under
-    weak feedback.
+    The estimate is ε‖a‖/‖a − b‖ over the units that no bound holds, divided by dt for
+    Euler steps with dt < 1, and at most 1.  It is usually right to a factor of 3, and
+    to a factor of 10 if a few units decide, as under weak feedback.  It is too large
+    for dynamics that are much faster than 1.
+
+    Training measures some batches only (`AbstractRelaxation.exact`); the estimate of
+    any other batch is 0.
     """
 
+    if relaxation.steps == 0:  # without a nudged step there is no contrast to round
+        return jnp.zeros((), float)
+
+    def estimate() -> Scalar:
+        return _rounding(system, relaxation.dt, a, b)
+
+    if relaxation.exact is True:
+        return estimate()
+    return jax.lax.cond(relaxation.exact, estimate, lambda: jnp.zeros((), float))
+
+
+def _rounding(system: AbstractSystem, dt: Any, a: State, b: State) -> Scalar:
     def held(scale):
         moved = jax.tree.map(lambda u: u * scale, a)
         return jax.tree.map(jnp.equal, jax.vmap(system.project)(moved), a)
@@ -44,12 +60,11 @@ def rounding(system: AbstractSystem, relaxation: Any, a: State, b: State) -> Sca
     def free(u, *held):
         return jnp.where(jnp.logical_or(*held), 0, u)
 
-    # A unit at a bound comes back to it from a point beyond, and has no rounding.
+    # `project` returns a unit at a bound to the bound, so that it has no rounding.
     known = jax.tree.map(free, a, held(0.99), held(1.01))
     eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(a))).eps
     noise, size = eps * norm(known), norm(jax.tree.map(jnp.subtract, a, b))
-    dt = 1.0 if relaxation.dt is None else relaxation.dt
-    dt = jnp.minimum(jnp.asarray(dt, float), 1)
+    dt = jnp.minimum(jnp.asarray(1.0 if dt is None else dt, float), 1)
     error = noise / jnp.where(size > 0, size, jnp.where(noise > 0, noise, 1))
     return jnp.where(noise > 0, jnp.minimum(error / dt, 1), 0).astype(float)
 

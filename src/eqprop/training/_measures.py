@@ -85,9 +85,9 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mean_rounding(sums: Mapping[str, Any]) -> float:
-    """Return the mean of `stats["rounding"]` over the steps so far."""
-    total, used = (float(np.asarray(sums[name])) for name in ("rounding", "used"))
-    return total / max(used, 1)
+    """Return the mean of `stats["rounding"]` over the measured examples so far."""
+    total, count = (float(np.asarray(sums[name])) for name in ("rounding", "measured"))
+    return total / max(count, 1)
 
 
 def measure_step(model, gradient, y, kept, used, measured) -> dict[str, Array]:
@@ -101,16 +101,16 @@ def measure_step(model, gradient, y, kept, used, measured) -> dict[str, Array]:
     diverged = kept & (gradient.equilibrium.status == Status.diverged)
     states = measure_states(model, gradient.equilibrium, y, kept & ~diverged)
     exact = measure_equilibria(gradient.equilibrium, measured & ~diverged)
-    count = jnp.sum(used)
+    count, exactly = jnp.sum(used), jnp.sum(measured)
     return {
         **states,
         **exact,
-        "measured": jnp.sum(measured),
+        "measured": exactly,
         "errors": states["errors"] + jnp.sum(diverged),
         "examples": jnp.sum(kept),
         "used": count,
         "loss": gradient.loss * count,
-        "rounding": gradient.stats.values.get("rounding", 0.0) * count,
+        "rounding": gradient.stats.values.get("rounding", 0.0) * exactly,
     }
 
 
