@@ -70,7 +70,7 @@ MUTANTS = [
     ),
     (
         "a sweep ignores the curvature of the cost",
-        "relaxations/_sweep.py",
+        "relaxations/_blocks.py",
         "[a + jnp.maximum(c,",
         "[a + 0 * jnp.maximum(c,",
         RELAXATIONS,

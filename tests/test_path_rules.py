@@ -78,7 +78,7 @@ def written_out(system, cost, x, y, rates, beta, dt, steps):
             lambda s, v, f: s + dt * (v - beta * f), s, velocity, force
         )
         change = eqx.filter_grad(lambda m: costs(m, moved) - first * costs(m, s))(model)
-        if hasattr(model[0], "potential"):
+        if model[0].potential is not None:
             after, before = (eqx.filter_grad(potentials)(model, u) for u in (moved, s))
             learned = jax.tree.map(lambda a, b: (a - b) / beta, after, before)
         else:

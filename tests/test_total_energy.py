@@ -393,7 +393,7 @@ def test_contradictions_are_refused():
         ValueError, match=f"{given:.6g}, but .* at beta = 0 is {own:.6g}"
     ):
         rule(system, Weighted(1.5), x, y)
-    with pytest.raises(ValueError, match=r"the cost has parameters, and Total\."):
+    with pytest.raises(ValueError, match=r"the cost has parameters, but Total\."):
         rule(system, Weighted(jnp.array(1.5)), x, y)
     with pytest.raises(ValueError, match="cost is None, and Quadratic has no tot"):
         rule(system.net, None, x, y)

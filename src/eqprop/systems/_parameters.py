@@ -14,7 +14,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, PyTree
 
-from ._base import has_potential
+from ._base import AbstractSystem, has_potential
 from ._total_energy import cost_of, has_total_energy, nudge_energy
 
 
@@ -49,6 +49,8 @@ class _Place:
 
 def _partners(system: Any) -> dict[_Place, _Place]:
     """Return the forward counterpart of each backward parameter, both as places."""
+    if not isinstance(system, AbstractSystem):
+        return {}
     try:
         pairs = system.reciprocal()
         if pairs is None:
