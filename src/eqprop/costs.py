@@ -20,8 +20,8 @@ class AbstractCost(Declared):
     """Base class of costs.
 
     `Sweep` divides by the curvature.  If `curvature` and `least_curvature` are equal,
-    its step is exact.  The defaults suit a convex cost that is no steeper than the
-    squared error.
+    its step is exact.  The defaults are bounds for every convex cost whose curvature
+    is at most 1, that of the squared error.
     """
 
     curvature: ClassVar[float] = 1.0

@@ -187,10 +187,16 @@ def _share_rounding(found: Gradient) -> Gradient:
     """
     if "rounding" not in found.stats.values or not jax.tree.leaves(found.cost_grads):
         return found
-    part, whole = norm(found.grads), norm((found.grads, found.cost_grads))
-    share = part / jnp.where(whole > 0, whole, 1)
     values = found.stats.values
-    values = values | {"rounding": values["rounding"] * share}
+    error = values["rounding"]
+
+    def shared() -> Scalar:
+        part, whole = norm(found.grads), norm((found.grads, found.cost_grads))
+        return (error * part / jnp.where(whole > 0, whole, 1)).astype(error.dtype)
+
+    # The error of a batch that is not measured is 0: skip the norms.
+    rounding = jax.lax.cond(error > 0, shared, lambda: jnp.zeros_like(error))
+    values = values | {"rounding": rounding}
     return dataclasses.replace(found, stats=Stats(found.stats.rule, values))
 
 

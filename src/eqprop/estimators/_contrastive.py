@@ -126,14 +126,15 @@ class AbstractClampedContrast(AbstractEstimator):
         return over_phases(betas, x, y, free.state, keys)
 
     def _check(self, system: AbstractSystem, cost: Any, free: Equilibrium, y) -> None:
-        """Refuse what clamping cannot learn from, with the reason."""
+        """Refuse a system or a cost that a clamped phase cannot train."""
         rule = type(self).__name__
         if not has_potential(system):
             raise UnsuitableRule(
                 f"{rule} contrasts an energy, and {type(system).__name__} has no "
                 "potential; use ep.EquilibriumPropagation, which has a rule for vector "
                 "fields, or ep.AsymmetricEquilibriumPropagation",
-                *("ep", "asym"),
+                "ep",
+                "asym",
             )
         if jax.tree.leaves(eqx.filter(cost, eqx.is_inexact_array)):
             raise UnsuitableRule(
